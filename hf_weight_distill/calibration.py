@@ -1,0 +1,216 @@
+"""What a short pass over text says of a teacher: which directions, heads and neurons carry its computation."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .families import WeightClass
+from .plan import WeightPlan, decoder_inputs, tensors_of
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Second moments of the teacher.
+
+    Args:
+        stream_DD: second moment of the states of the residual stream, each scaled to unit norm (and freed of its mean
+            where the family's norms do that), averaged over tokens, layers and both stacks. Its trace is 1.
+        energy: ``{(unit, axis): (L, A)}`` for the inner axes: how much of a module's output runs through a dimension.
+    """
+
+    stream_DD: Tensor
+    energy: dict[tuple[str, str], Tensor]
+
+
+def module_of(row: WeightClass, layer: int) -> str:
+    """Name of the module that owns a class's parameter in a layer."""
+    return row.path.rpartition(".")[0].format(layer)
+
+
+def weight_statistics(plan: WeightPlan, teacher: PreTrainedModel) -> Statistics:
+    """Statistics from weights alone, for when there is no text.
+
+    The stream is judged by what is written into it: embeddings and the output matrices of every module, each scaled
+    to the same size. A dimension of an inner axis counts by the product of its squared norms on both sides.
+    """
+    tensors = tensors_of(teacher)
+    stream, energy = 0, defaultdict(lambda: 1.0)
+    for c in plan.classes:
+        row = c.weight_class
+        if len(row.axes) == 1 or row.role in ("relative_bias", "head"):
+            continue
+        layers_LOI = torch.stack([tensors[row.path.format(layer)].detach() for layer in sorted(set(sum(c.groups, ())))])
+        if row.role == "embedding":
+            stream = stream + _unit_trace(layers_LOI[0].T @ layers_LOI[0])
+        elif row.axes[0] == "model":
+            stream = stream + _unit_trace(sum(W_OI @ W_OI.T for W_OI in layers_LOI))
+        if row.unit:
+            inner = 0 if row.axes[0] != "model" else 1
+            energy[row.unit, row.axes[inner]] = energy[row.unit, row.axes[inner]] * layers_LOI.square().sum(2 - inner)
+    if plan.family.mean_free_norm:
+        stream = _centre(_centre(stream).T)
+    return Statistics(_unit_trace(stream), dict(energy))
+
+
+def text_statistics(plan: WeightPlan, teacher: PreTrainedModel, batches: Iterable[Batch]) -> Statistics:
+    """Statistics of the teacher's activations on batches of features (``input_ids``, ``attention_mask``, ``labels``).
+
+    A neuron or value dimension counts by the energy that it sends through the output matrix,
+    ``E[a_j^2] * |W_{:,j}|^2``; a query-key dimension by ``E[q_j^2] * Var[k_j]`` (a constant key moves no softmax).
+    """
+    stream = torch.zeros(2 * (plan.teacher_config.d_model,), dtype=torch.float64)
+    sums: dict[tuple[str, int], list[Tensor | int]] = {}
+    rows = {c.path: c.weight_class for c in plan.classes if c.weight_class.role == "linear"}
+
+    def watch(row: WeightClass, layer: int) -> Callable:
+        def hook(module: torch.nn.Module, inputs: tuple, output: Tensor) -> None:
+            values = inputs[0] if row.axes[0] == "model" else output
+            values_ND = values.flatten(0, -2)[masks[row.stream].flatten()].float()
+            _add(sums, (row.path, layer), [values_ND.sum(0), values_ND.square().sum(0), len(values_ND)])
+
+        return hook
+
+    masks: dict[str, Tensor] = {}
+    watched = {module_of(row, n): watch(row, n) for row in rows.values() if _is_inner(row) for n in _layers(plan, row)}
+    with _hooks(teacher, watched):
+        for batch in batches:
+            masks.update(_masks(teacher, batch))
+            states = _run(teacher, batch, output_hidden_states=True)
+            for stack in ("encoder", "decoder"):
+                for state in getattr(states, f"{stack}_hidden_states"):
+                    stream += _stream_moment(state[masks[stack]], plan.family.mean_free_norm).cpu()
+    return Statistics(_unit_trace(stream).float(), _energies(plan, teacher, rows, sums))
+
+
+def norm_statistics(
+    plan: WeightPlan, teacher: PreTrainedModel, batches: Iterable[Batch], projection_DE: Tensor
+) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+    r"""The student's norm weights and biases by least squares, after a projection ``R`` of the residual stream.
+
+    With ``n = norm(R^T x)``, the student's normalised input, each of its dimensions is fitted to the teacher's
+    projected output: :math:`\min_{\gamma_j, \beta_j} E\,(\gamma_j n_j + \beta_j - (R^T y)_j)^2`.
+
+    Returns:
+        ``{(path of the weight class, layer): (gamma, beta)}``; beta is 0 for norms without a bias.
+    """
+    mean_free = plan.family.mean_free_norm
+    sums: dict[tuple[str, int], list] = {}
+
+    def watch(row: WeightClass, layer: int) -> Callable:
+        def hook(module: torch.nn.Module, inputs: tuple, output: Tensor) -> None:
+            mask = masks[row.stream]
+            n = _normalise(inputs[0][mask].float() @ projection_DE, mean_free)
+            t = output[mask].float() @ projection_DE
+            _add(sums, (row.path, layer), [n.sum(0), t.sum(0), n.square().sum(0), (n * t).sum(0), len(n)])
+
+        return hook
+
+    masks: dict[str, Tensor] = {}
+    rows = [c.weight_class for c in plan.classes if c.weight_class.role == "norm_weight"]
+    watched = {module_of(row, layer): watch(row, layer) for row in rows for layer in _layers(plan, row)}
+    with _hooks(teacher, watched):
+        for batch in batches:
+            masks.update(_masks(teacher, batch))
+            _run(teacher, batch)
+    return {key: _fit(*values, with_bias=mean_free) for key, values in sums.items()}
+
+
+def _add(sums: dict, key: tuple[str, int], new: list) -> None:
+    """Adds to running sums, in double precision on the CPU."""
+    new = [value.double().cpu() if isinstance(value, Tensor) else value for value in new]
+    sums[key] = [a + b for a, b in zip(sums.get(key, [0] * len(new)), new, strict=True)]
+
+
+def _fit(n: Tensor, t: Tensor, nn: Tensor, nt: Tensor, count: int, with_bias: bool) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one least-squares line a dimension, from sums."""
+    if not with_bias:
+        gamma = nt / nn.clamp_min(1e-12)
+        return gamma.float(), torch.zeros_like(gamma).float()
+    gamma = (nt - n * t / count) / (nn - n.square() / count).clamp_min(1e-12)
+    return gamma.float(), ((t - gamma * n) / count).float()
+
+
+def _is_inner(row: WeightClass) -> bool:
+    return row.axes[-1] in ("vo", "ffn") or row.axes[0] == "qk"
+
+
+def _layers(plan: WeightPlan, row: WeightClass) -> range:
+    if not row.layered:
+        return range(1)
+    return range(getattr(plan.teacher_config, plan.family.shape[f"{row.stack}_layers"][0]))
+
+
+def _energies(plan: WeightPlan, teacher: PreTrainedModel, rows: dict, sums: dict) -> dict[tuple[str, str], Tensor]:
+    tensors, energy = tensors_of(teacher), defaultdict(lambda: 1.0)
+    for path, row in rows.items():
+        if not _is_inner(row):
+            continue
+        layers = []
+        for layer in _layers(plan, row):
+            total, squares, count = sums[path, layer]
+            if row.axes[0] == "model":
+                layers.append(squares / count * tensors[path.format(layer)].detach().cpu().double().square().sum(0))
+            else:
+                layers.append(squares / count - (total / count).square() * row.key)
+        axis = row.axes[1] if row.axes[0] == "model" else row.axes[0]
+        energy[row.unit, axis] = energy[row.unit, axis] * torch.stack(layers).float().cpu()
+    return dict(energy)
+
+
+def _stream_moment(states_ND: Tensor, mean_free: bool) -> Tensor:
+    states_ND = _normalise(states_ND.float(), mean_free)
+    return (states_ND.T @ states_ND / len(states_ND)).double()
+
+
+def _normalise(states_ND: Tensor, mean_free: bool) -> Tensor:
+    """LayerNorm or RMS norm without weights."""
+    if mean_free:
+        states_ND = states_ND - states_ND.mean(-1, keepdim=True)
+    return states_ND * states_ND.square().mean(-1, keepdim=True).clamp_min(1e-12).rsqrt()
+
+
+def _centre(moment_DD: Tensor) -> Tensor:
+    return moment_DD - moment_DD.mean(0, keepdim=True)
+
+
+def _unit_trace(moment_DD: Tensor) -> Tensor:
+    return moment_DD / moment_DD.diagonal().sum().clamp_min(1e-30)
+
+
+def _masks(teacher: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    return {
+        "encoder": batch["attention_mask"].bool().to(teacher.device),
+        "decoder": batch["labels"].ne(-100).to(teacher.device),
+    }
+
+
+@torch.no_grad()
+def _run(teacher: PreTrainedModel, batch: Batch, **options: bool) -> object:
+    labels = batch["labels"].to(teacher.device)
+    return teacher(
+        input_ids=batch["input_ids"].to(teacher.device),
+        attention_mask=batch["attention_mask"].to(teacher.device),
+        decoder_input_ids=decoder_inputs(teacher, labels),
+        use_cache=False,
+        **options,
+    )
+
+
+@contextmanager
+def _hooks(teacher: PreTrainedModel, watched: dict[str, Callable]) -> Iterable[None]:
+    handles = [teacher.get_submodule(name).register_forward_hook(hook) for name, hook in watched.items()]
+    training = teacher.training
+    teacher.eval()
+    try:
+        yield
+    finally:
+        teacher.train(training)
+        for handle in handles:
+            handle.remove()

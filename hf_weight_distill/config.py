@@ -1,0 +1,158 @@
+"""What the user decides: the student's shape and how it is distilled. Frozen, self-checking, to and from JSON."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+Pair = int | tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class StudentShape:
+    """Shape of the student; what is ``None`` stays as the teacher has it.
+
+    Args:
+        encoder_layers: layers of the encoder. Must divide the teacher's, unless ``encoder_groups`` is given.
+        decoder_layers: layers of the decoder. Decoding time is mostly theirs: cut here first.
+        d_model: width of the residual stream, one for both stacks.
+        ffn_dim: neurons of the feed-forward layers; a pair is (encoder, decoder). T5 has one number for both.
+        attention_heads: heads; a pair is (encoder, decoder). T5 has one number for both.
+        d_kv: size of a head, for T5-like families; elsewhere it is ``d_model / attention_heads``.
+        encoder_groups: for each student layer the teacher layers that feed it, e.g. ``((0, 1), (2, 3, 4))``.
+        decoder_groups: likewise.
+
+    Example:
+        >>> StudentShape(decoder_layers=1).to_dict()
+        {'decoder_layers': 1}
+    """
+
+    encoder_layers: int | None = None
+    decoder_layers: int | None = None
+    d_model: int | None = None
+    ffn_dim: Pair = None
+    attention_heads: Pair = None
+    d_kv: int | None = None
+    encoder_groups: tuple[tuple[int, ...], ...] | None = None
+    decoder_groups: tuple[tuple[int, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_groups", "decoder_groups"):
+            groups = getattr(self, name)
+            if groups is not None:
+                object.__setattr__(self, name, tuple(tuple(int(layer) for layer in group) for group in groups))
+                self._check_groups(name)
+        for name in ("ffn_dim", "attention_heads"):
+            value = getattr(self, name)
+            if isinstance(value, list | tuple):
+                value = tuple(value)
+                object.__setattr__(self, name, value[0] if len(value) == 1 else value)
+        for name, value in self.to_dict().items():
+            if not name.endswith("_groups"):
+                self._check_number(name, value)
+
+    def _check_groups(self, name: str) -> None:
+        groups, layers = getattr(self, name), name.replace("groups", "layers")
+        if not groups or not all(groups):
+            raise ValueError(f"{name}={groups!r}: every student layer needs at least one teacher layer")
+        if getattr(self, layers) not in (None, len(groups)):
+            raise ValueError(f"{layers}={getattr(self, layers)} but {name} has {len(groups)} groups: give one or the other")
+
+    @staticmethod
+    def _check_number(name: str, value: Any) -> None:
+        if isinstance(value, tuple) and name == "d_model":
+            raise ValueError(
+                f"d_model={value!r}: these families have one width for encoder and decoder; give one number"
+            )
+        numbers = value if isinstance(value, tuple) else (value,)
+        if len(numbers) > 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers):
+            pair = " or a pair (encoder, decoder)" if name in ("ffn_dim", "attention_heads") else ""
+            raise ValueError(f"{name}={value!r}: expected a positive whole number{pair}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that were given, for JSON and YAML."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+LAYER_CHOICES = ("first", "last", "spaced")
+WIDTH_CHOICES = ("pca", "importance", "uniform")
+
+
+@dataclass(frozen=True)
+class WeightDistillConfig:
+    """How a student is made. ``RECIPES`` holds the named ones.
+
+    Args:
+        source: weight source of phase 1, a key of ``hf_weight_distill.sources.SOURCES``.
+        source_options: options of that source.
+        start: the student that phase 1 starts from: ``"teacher"`` (chosen layers, projected widths) or ``"random"``.
+        layers: which teacher layer of a group the start takes: ``"first"``, ``"last"`` or ``"spaced"``.
+        width: how the start narrows the residual stream: ``"pca"`` (a shared orthogonal projection), ``"importance"``
+            (dimensions with the most energy) or ``"uniform"`` (the first ones).
+        calibration_sentences: training sentences that the start looks at.
+        generator_objectives: objectives of phase 1 with their weights; keys of ``objectives.OBJECTIVES``.
+        finetune_objectives: objectives of phase 2.
+        label_smoothing: of the cross-entropy.
+        temperature: of the KL divergence to the teacher.
+        pseudo_labels: ``"none"`` (gold targets), ``"replace"`` (the teacher's translations) or ``"augment"`` (both).
+        num_beams: beam size of the pseudo labels.
+        length_penalty: of the pseudo labels.
+        generator_args: arguments of ``WeightDistillTrainingArguments`` for phase 1.
+        finetune_args: the same for phase 2.
+        prefix: text in front of every source (T5's task prefix).
+        max_source_length: tokens.
+        max_target_length: tokens.
+    """
+
+    source: str = "generator"
+    source_options: dict[str, Any] = field(default_factory=dict)
+    start: str = "teacher"
+    layers: str = "first"
+    width: str = "pca"
+    calibration_sentences: int = 512
+    generator_objectives: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
+    finetune_objectives: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
+    label_smoothing: float = 0.1
+    temperature: float = 1.0
+    pseudo_labels: str = "none"
+    num_beams: int = 6
+    length_penalty: float = 1.0
+    generator_args: dict[str, Any] = field(default_factory=dict)
+    finetune_args: dict[str, Any] = field(default_factory=dict)
+    prefix: str = ""
+    max_source_length: int = 128
+    max_target_length: int = 128
+
+    def __post_init__(self) -> None:
+        self._one_of("start", ("teacher", "random"))
+        self._one_of("layers", LAYER_CHOICES)
+        self._one_of("width", WIDTH_CHOICES)
+        self._one_of("pseudo_labels", ("none", "replace", "augment"))
+        for name in ("calibration_sentences", "num_beams", "max_source_length", "max_target_length"):
+            if getattr(self, name) < (0 if name == "calibration_sentences" else 1):
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing}: expected 0 <= label_smoothing < 1")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature}: expected a number above 0")
+
+    def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and YAML."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "WeightDistillConfig":
+        """From plain values.
+
+        Raises:
+            ValueError: an unknown field.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"unknown fields {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        return cls(**values)

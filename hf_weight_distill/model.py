@@ -1,0 +1,173 @@
+"""The phase-1 module: a weight source inside a stock student."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from .families import NEVER_PROJECTED
+from .plan import ClassPlan, WeightPlan, decoder_inputs, fixed_tensors, stock_student, tensors_of
+from .sources import SOURCES, ClassSpec, ClassStart, WeightSource
+
+
+class WeightDistillModel(nn.Module):
+    """Makes the student's weights on every forward pass and runs a stock student with them.
+
+    The student is never rewritten: a stock model on the meta device is the shell, and
+    :func:`torch.func.functional_call` runs it with the generated tensors. Teacher and shell stay outside the module
+    tree, so that only what is trained is saved.
+
+    Args:
+        plan: what feeds what.
+        teacher: seq2seq model, float32; it is read once and not kept.
+        start: ``{path: ClassStart}`` from :mod:`hf_weight_distill.starts`.
+        source: key of ``SOURCES``.
+        source_options: options of the source.
+
+    Example:
+        >>> model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher))    # doctest: +SKIP
+        >>> student = model.materialize()                                              # doctest: +SKIP
+    """
+
+    main_input_name = "input_ids"
+    _keys_to_ignore_on_save = None
+
+    def __init__(
+        self,
+        plan: WeightPlan,
+        teacher: PreTrainedModel,
+        start: dict[str, ClassStart],
+        source: str = "generator",
+        source_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if source not in SOURCES:
+            raise ValueError(f"unknown weight source {source!r}; known: {', '.join(SOURCES)}")
+        self.plan = plan
+        self.config: PretrainedConfig = copy.deepcopy(plan.student_config)
+        self._generation_config = copy.deepcopy(teacher.generation_config)
+        tensors = tensors_of(teacher)
+        specs = [_spec(c, tensors, start[c.path]) for c in plan.generated]
+        self.source: WeightSource = SOURCES[source](specs, **(source_options or {}))
+        self.free = nn.ParameterDict(
+            {_key(c.path): nn.Parameter(_free_start(c, tensors, start[c.path])) for c in plan.trained}
+        )
+        self.fixed = _Buffers({_key(name): tensor for name, tensor in fixed_tensors(plan, teacher).items()})
+        shell = stock_student(teacher, plan.student_config, device="meta")
+        object.__setattr__(self, "_shell", shell)  # not a submodule: meta tensors can be neither moved nor saved
+        object.__setattr__(self, "_student", None)
+
+    # --- weights ---
+
+    def student_weights(self) -> dict[str, Tensor]:
+        """``{parameter name: tensor}`` of the student, tied tensors once, constants included. Differentiable."""
+        weights = {_name(key): tensor for key, tensor in self.fixed.named_buffers()}
+        with torch.autocast(self.device.type, enabled=False):  # a half-precision LayerNorm weight fails on a CPU
+            generated = self.source()
+        for c in self.plan.classes:
+            rows = generated[c.path] if c.generated else self.free[_key(c.path)]
+            weights.update(zip(c.student_names, rows.unbind(0), strict=True))
+        return weights
+
+    @torch.no_grad()
+    def materialize(self) -> PreTrainedModel:
+        """The stock student, on the model's device, with weights of its own and the teacher's generation settings."""
+        return copy.deepcopy(self._refreshed())
+
+    @torch.no_grad()
+    def _refreshed(self) -> PreTrainedModel:
+        """The evaluation copy with today's weights; copied in place, which keeps ties."""
+        if self._student is None:
+            object.__setattr__(self, "_student", stock_student(self._shell, self.plan.student_config, device="cpu"))
+        student: PreTrainedModel = self._student.to(self.device)
+        tensors = tensors_of(student)
+        for name, tensor in self.student_weights().items():
+            tensors[name].copy_(tensor)
+        for name in self.plan.constants:
+            if isinstance(tensors[name], nn.Parameter):
+                tensors[name].requires_grad_(False)  # computed positions get no gradient; DDP would wait for one
+        student.generation_config = copy.deepcopy(self.generation_config)
+        return student.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    # --- what a Seq2SeqTrainer asks of a model ---
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Runs the student with freshly generated weights; arguments are the stock model's."""
+        if decoder_input_ids is None and labels is not None:
+            decoder_input_ids = decoder_inputs(self._shell, labels)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "decoder_input_ids": decoder_input_ids}
+        if labels is not None:
+            inputs["labels"] = labels
+        self._shell.train(self.training)
+        return functional_call(self._shell, self.student_weights(), (), inputs | kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Decodes with the materialised student."""
+        return self._refreshed().generate(*args, **kwargs)
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The teacher's, until it is replaced."""
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, value: GenerationConfig) -> None:
+        self._generation_config = value
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """Labels shifted to the right, as the student does it."""
+        return decoder_inputs(self._shell, labels)
+
+    def slow_parameters(self) -> Iterator[nn.Parameter]:
+        """Projections and mixing: see ``WeightDistillTrainingArguments.projection_lr_factor``."""
+        return self.source.slow_parameters()
+
+
+class _Buffers(nn.Module):
+    """Tensors that move with the model and are not saved with it."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        for key, tensor in tensors.items():
+            self.register_buffer(key, tensor, persistent=False)
+
+
+def _key(name: str) -> str:
+    """A parameter's name as one that a module can hold."""
+    return name.replace(".", "/")
+
+
+def _name(key: str) -> str:
+    return key.replace("/", ".")
+
+
+def _spec(c: ClassPlan, tensors: dict[str, Tensor], start: ClassStart) -> ClassSpec:
+    row, changed = c.weight_class, not c.unchanged
+    reach = [axis not in NEVER_PROJECTED for axis in c.axes]
+    project = reach if row.layered else [r and x for r, x in zip(reach, c.changed_axes, strict=True)]
+    teacher = c.stack(tensors).cpu()
+    return ClassSpec(c.path, c.axes, teacher, c.student_shape, changed, row.role, tuple(project), start)
+
+
+def _free_start(c: ClassPlan, tensors: dict[str, Tensor], start: ClassStart) -> Tensor:
+    """Norms outside the layers: the teacher's own where the shape allows it, else the start's."""
+    if start.mix is None and c.unchanged:
+        return c.stack(tensors).squeeze(1).cpu().clone()
+    return start.weight.clone()

@@ -1,0 +1,12 @@
+"""Weight sources: teacher tensors in, student tensors out. One module each, one line here each."""
+
+from .base import ClassSpec, ClassStart, Projection, WeightSource, contract
+from .direct import Direct
+from .generator import Generator
+
+SOURCES: dict[str, type[WeightSource]] = {
+    "generator": Generator,
+    "direct": Direct,
+}
+
+__all__ = ["SOURCES", "ClassSpec", "ClassStart", "Direct", "Generator", "Projection", "WeightSource", "contract"]

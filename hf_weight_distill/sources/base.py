@@ -1,0 +1,122 @@
+"""What a weight source is, and the one contraction that every source and start uses.
+
+Sources receive tensors, shapes and axis names; they know neither models nor families.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A map from a teacher's axis to a student's.
+
+    Args:
+        key: projections with one key are one and the same (all classes that touch the residual stream, say).
+        matrix: ``(S, A, B)``, or ``(1, A, B)`` for one matrix in all layers.
+    """
+
+    key: str
+    matrix: Tensor
+
+
+@dataclass(frozen=True)
+class ClassStart:
+    """A class of weights of a student that exists before any training.
+
+    Args:
+        weight: ``W_SPQ`` (``W_SP`` for vectors).
+        mix: ``mix_SG``, or ``None`` where the weights do not come from the teacher.
+        projections: one an axis, ``None`` where the axis keeps its size. ``contract(T, mix, *projections)`` is
+            ``weight``, but for norm weights, which no projection can carry over exactly.
+    """
+
+    weight: Tensor
+    mix: Tensor | None = None
+    projections: tuple[Projection | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """All that a source sees of a class: the stacked teacher, its axes and its start.
+
+    Args:
+        path: name.
+        axes: meaning of the axes, output first.
+        teacher: ``T_SGOI`` (``T_SGO`` for vectors), frozen.
+        student_shape: ``(P, Q)`` or ``(P,)``.
+        changed: whether a shape or the depth changes.
+        role: the class's role, as the family's row has it.
+        project: for each axis, whether the published generator projects it (never a vocabulary).
+        start: the student that training starts from.
+    """
+
+    path: str
+    axes: tuple[str, ...]
+    teacher: Tensor
+    student_shape: tuple[int, ...]
+    changed: bool
+    role: str
+    project: tuple[bool, ...]
+    start: ClassStart
+
+    @property
+    def key(self) -> str:
+        """The path as a name that a module can carry."""
+        return self.path.replace(".", "/")
+
+
+def contract(teacher: Tensor, mix: Tensor, out: Tensor | None = None, inner: Tensor | None = None) -> Tensor:
+    r"""The teacher's tensors, mixed over layers and projected on both sides.
+
+    .. math:: W_{spq} = \sum_{g,o,i} T_{sgoi}\, mix_{sg}\, out_{sop}\, in_{siq}
+
+    Layers first, then output, then input: the projections then act on one matrix a student layer and not on every
+    teacher layer. Projections with a leading 1 serve all student layers.
+
+    Args:
+        teacher: ``T_SGOI`` or ``T_SGO``.
+        mix: ``mix_SG``.
+        out: ``(S | 1, O, P)`` or ``None`` for the identity.
+        inner: ``(S | 1, I, Q)`` or ``None``.
+
+    Returns:
+        ``W_SPQ`` or ``W_SP``.
+    """
+    mixed = torch.einsum("sg...,sg->s...", teacher, mix)
+    if out is not None:
+        mixed = torch.einsum("so...,sop->sp...", mixed, out.expand(len(mixed), -1, -1))
+    if inner is not None:
+        mixed = mixed @ inner
+    return mixed
+
+
+class WeightSource(nn.Module):
+    """Makes the student's weights: the only learned part of phase 1.
+
+    A subclass names itself and its paper, sets its parameters up from the specs and returns the weights in ``forward``.
+    Its modules are keyed by :attr:`ClassSpec.key`.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+
+    def __init__(self, specs: list[ClassSpec]) -> None:
+        super().__init__()
+        self.paths = {spec.key: spec.path for spec in specs}
+
+    def weight(self, key: str) -> Tensor:
+        """``W_SPQ`` of one class."""
+        raise NotImplementedError
+
+    def forward(self) -> dict[str, Tensor]:
+        """``{path: W_SPQ}`` for every class."""
+        return {path: self.weight(key) for key, path in self.paths.items()}
+
+    def slow_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters whose every step moves a whole matrix at once (projections, mixing) and that learn slower."""
+        return iter(())

@@ -1,0 +1,167 @@
+"""The weight generator of Weight Distillation (Lin et al., ACL 2021, https://arxiv.org/abs/2009.09152)."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from .base import ClassSpec, WeightSource, contract
+
+ACTIVATIONS = {"tanh": torch.tanh, "identity": lambda x: x}
+
+
+class Generator(WeightSource):
+    r"""Generates a class of student weights from the frozen teacher's.
+
+    .. math::
+        W_{spq} = scale_{spq}\; \phi\Big(\sum_{g,o,i} T_{sgoi}\, mix_{sg}\, out_{sop}\, in_{siq}\Big) + shift_{spq}
+
+    Args:
+        specs: the classes.
+        init: ``"start"`` begins as the structured start, exactly: its projections and mixing coefficients, and a shift
+            that holds what they cannot reach (norm weights). ``"xavier"`` is the published initialisation: Xavier-normal
+            projections, the mean over layers, scale 1, shift 0.
+        activation: ``"identity"`` or the published ``"tanh"``.
+        scale: whether ``scale`` is learned (else 1).
+        shift: whether ``shift`` is learned (else what the start needs, fixed).
+        share: projections with one key are one parameter: one matrix for the residual stream, one for each module's
+            inner axis. Off: every class has projections of its own, as published.
+
+    Relations:
+        With ``init="xavier"`` this is the published generator, parameter for parameter: the mixing vector is the
+        product of its ``W_L`` and ``w``; classes whose shape and depth stay have only ``scale`` and ``shift``; an
+        untied output projection has neither ``tanh``, ``scale`` nor ``shift``. Vectors have projections of their own.
+    """
+
+    name = "generator"
+    paper = "https://arxiv.org/abs/2009.09152"
+
+    def __init__(
+        self,
+        specs: list[ClassSpec],
+        *,
+        init: str = "start",
+        activation: str = "identity",
+        scale: bool = False,
+        shift: bool = True,
+        share: bool = True,
+    ) -> None:
+        super().__init__(specs)
+        if init not in ("start", "xavier"):
+            raise ValueError(f"init={init!r}: expected 'start' or 'xavier'")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+        self.activation = activation
+        self.teacher, self.fixed_shift = _Frozen(), _Frozen()
+        self.mix, self.layer_matrix = nn.ParameterDict(), nn.ParameterDict()
+        self.projections = nn.ParameterDict()
+        self.axes: dict[str, tuple[str | None, ...]] = {}
+        self.scale, self.shift = nn.ParameterDict(), nn.ParameterDict()
+        self.plain = {s.key for s in specs if init == "xavier" and s.role == "head"}
+        for spec in specs:
+            self.teacher[spec.key] = spec.teacher
+            if init == "xavier":
+                self._init_published(spec)
+            else:
+                self._init_from_start(spec, share)
+            self._init_affine(spec, scale, shift, from_start=init == "start")
+
+    # --- initialisation ---
+
+    def _init_published(self, spec: ClassSpec) -> None:
+        layers, group = spec.teacher.shape[:2]
+        self.axes[spec.key] = (None,) * len(spec.axes)
+        if not spec.changed:
+            return
+        if "{}" in spec.path:
+            self.mix[spec.key] = nn.Parameter(torch.full((layers, group), 1 / group))
+            self.layer_matrix[spec.key] = nn.Parameter(_xavier(layers, group, group))
+        names = [None] * len(spec.axes)
+        for axis, projected in enumerate(spec.project):
+            if projected:
+                names[axis] = f"{spec.key}/{axis}"
+                size = spec.teacher.shape[2 + axis], spec.student_shape[axis]
+                self.projections[names[axis]] = nn.Parameter(_xavier(layers, *size))
+        self.axes[spec.key] = tuple(names)
+
+    def _init_from_start(self, spec: ClassSpec, share: bool) -> None:
+        start = spec.start
+        if start.mix is None:
+            raise ValueError(
+                f"{spec.path}: the generator cannot start from random student weights, which are no function of the "
+                "teacher's; use start='teacher', or source_options={'init': 'xavier'}"
+            )
+        if spec.changed:
+            self.mix[spec.key] = nn.Parameter(start.mix.clone())
+        names: list[str | None] = []
+        for axis, projection in enumerate(start.projections):
+            name = None
+            if projection is not None:
+                name = (projection.key if share else f"{spec.path}/{axis}").replace(".", "/")
+                if name not in self.projections:
+                    self.projections[name] = nn.Parameter(projection.matrix.clone())
+            names.append(name)
+        self.axes[spec.key] = tuple(names)
+
+    def _init_affine(self, spec: ClassSpec, scale: bool, shift: bool, from_start: bool) -> None:
+        if spec.key in self.plain:
+            return
+        shape = (spec.teacher.shape[0], *spec.student_shape)
+        if scale:
+            self.scale[spec.key] = nn.Parameter(torch.ones(shape))
+        missing = torch.zeros(shape)
+        if from_start:
+            with torch.no_grad():
+                missing = spec.start.weight - self.generated(spec.key)
+        if shift:
+            self.shift[spec.key] = nn.Parameter(missing)
+        elif missing.abs().max() > 0:
+            self.fixed_shift[spec.key] = missing
+
+    # --- the formula ---
+
+    def generated(self, key: str) -> Tensor:
+        """What the teacher contributes: ``scale * phi(contraction)``."""
+        teacher = self.teacher[key]
+        mix = self.mix[key] if key in self.mix else torch.ones(teacher.shape[:2], device=teacher.device)
+        if key in self.layer_matrix:
+            mix = torch.einsum("sgh,sh->sg", self.layer_matrix[key], mix)
+        sides = [self.projections[name] if name else None for name in self.axes[key]]
+        weight = contract(teacher, mix, *sides)
+        if key in self.plain:
+            return weight
+        weight = ACTIVATIONS[self.activation](weight)
+        return weight * self.scale[key] if key in self.scale else weight
+
+    def weight(self, key: str) -> Tensor:
+        """``W_SPQ`` of one class."""
+        weight = self.generated(key)
+        for shifts in (self.shift, self.fixed_shift):
+            if key in shifts:
+                weight = weight + shifts[key]
+        return weight
+
+    def slow_parameters(self) -> Iterator[nn.Parameter]:
+        """Projections and mixing coefficients."""
+        for parameters in (self.projections, self.mix, self.layer_matrix):
+            yield from parameters.values()
+
+
+class _Frozen(nn.Module):
+    """Tensors that move with the module and are neither trained nor saved."""
+
+    def __setitem__(self, key: str, value: Tensor) -> None:
+        self.register_buffer(key, value.detach(), persistent=False)
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._buffers[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._buffers
+
+
+def _xavier(layers: int, rows: int, columns: int) -> Tensor:
+    matrix = torch.empty(layers, rows, columns)
+    for layer in matrix:
+        nn.init.xavier_normal_(layer)
+    return matrix
