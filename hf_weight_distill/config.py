@@ -90,6 +90,9 @@ class WeightDistillConfig:
         width: how the start narrows the residual stream: ``"pca"`` (a shared orthogonal projection), ``"importance"``
             (dimensions with the most energy) or ``"uniform"`` (the first ones).
         calibration_sentences: training sentences that the start looks at.
+        finetune_source: weight source of phase 2, started from the generated student; ``None`` trains it as a plain model.
+        finetune_source_options: options of that source.
+        schedules: what happens to the weights during phase 2; keys of ``schedules.SCHEDULES`` with their options.
         generator_objectives: objectives of phase 1 with their weights; keys of ``objectives.OBJECTIVES``.
         finetune_objectives: objectives of phase 2.
         label_smoothing: of the cross-entropy.
@@ -110,6 +113,9 @@ class WeightDistillConfig:
     layers: str = "first"
     width: str = "pca"
     calibration_sentences: int = 512
+    finetune_source: str | None = None
+    finetune_source_options: dict[str, Any] = field(default_factory=dict)
+    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
     generator_objectives: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
     finetune_objectives: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
     label_smoothing: float = 0.1

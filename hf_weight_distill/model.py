@@ -72,6 +72,9 @@ class WeightDistillModel(nn.Module):
         for c in self.plan.classes:
             rows = generated[c.path] if c.generated else self.free[_key(c.path)]
             weights.update(zip(c.student_names, rows.unbind(0), strict=True))
+        for name in self.plan.zero_rows:
+            pad = torch.tensor(self.config.pad_token_id, device=self.device)
+            weights[name] = weights[name].index_fill(0, pad, 0)
         return weights
 
     @torch.no_grad()
@@ -107,16 +110,23 @@ class WeightDistillModel(nn.Module):
         attention_mask: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        output_exposed: bool = False,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
-        """Runs the student with freshly generated weights; arguments are the stock model's."""
+        """Runs the student with freshly generated weights; arguments are the stock model's.
+
+        ``output_exposed`` adds what the source exposes (see ``WeightSource.exposed``) to the outputs.
+        """
         if decoder_input_ids is None and labels is not None:
             decoder_input_ids = decoder_inputs(self._shell, labels)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "decoder_input_ids": decoder_input_ids}
         if labels is not None:
             inputs["labels"] = labels
         self._shell.train(self.training)
-        return functional_call(self._shell, self.student_weights(), (), inputs | kwargs)
+        outputs = functional_call(self._shell, self.student_weights(), (), inputs | kwargs)
+        if output_exposed:
+            outputs.update(self.source.exposed())
+        return outputs
 
     def generate(self, *args: Any, **kwargs: Any) -> Tensor:
         """Decodes with the materialised student."""

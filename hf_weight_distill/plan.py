@@ -75,7 +75,11 @@ class ClassPlan:
 
 @dataclass(frozen=True)
 class WeightPlan:
-    """What feeds what. Every parameter of the student is exactly one of generated, trained, copied, constant."""
+    """What feeds what. Every parameter of the student is exactly one of generated, trained, copied, constant.
+
+    ``zero_rows`` names the embeddings whose padding row is zero in the teacher and stays so: Marian starts decoding
+    with it, and CTranslate2 takes a zero for granted. Without care a tied head would move it.
+    """
 
     family: Family
     teacher_config: PretrainedConfig
@@ -83,6 +87,7 @@ class WeightPlan:
     classes: tuple[ClassPlan, ...]
     copied: tuple[str, ...]
     constants: tuple[str, ...]
+    zero_rows: tuple[str, ...]
     teacher_parameters: int
     student_parameters: int
 
@@ -122,8 +127,11 @@ def build_plan(teacher: PreTrainedModel, shape: StudentShape) -> WeightPlan:
     copied = tuple(name for name in family.copied if name in shells)
     constants = tuple(name for name in family.constants if name in shells)
     _check_partition(shells, classes, copied, constants, family)
+    pad = teacher.config.pad_token_id
+    tokens = [c.path for c in classes if c.axes[0] == "vocab"] if pad is not None else []
+    zero_rows = tuple(path for path in tokens if not tensors[path][pad].any())
     count = [sum(p.numel() for n, p in model.named_parameters() if n not in constants) for model in (teacher, shell)]
-    return WeightPlan(family, teacher.config, config, classes, copied, constants, *count)
+    return WeightPlan(family, teacher.config, config, classes, copied, constants, zero_rows, *count)
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:

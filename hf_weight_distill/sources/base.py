@@ -117,6 +117,13 @@ class WeightSource(nn.Module):
         """``{path: W_SPQ}`` for every class."""
         return {path: self.weight(key) for key, path in self.paths.items()}
 
+    def exposed(self) -> dict[str, list[Tensor]]:
+        """Tensors of the parameterisation that an objective may look at, beside the student's outputs.
+
+        The model puts them into its outputs under these names where an objective ``needs`` them.
+        """
+        return {}
+
     def slow_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters whose every step moves a whole matrix at once (projections, mixing) and that learn slower."""
         return iter(())

@@ -1,0 +1,32 @@
+"""Objectives: outputs and labels in, a sum over label tokens out. One module each, one line here each."""
+
+from .base import Objective
+from .cross_entropy import CrossEntropy
+from .kl import KLDivergence
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "cross_entropy": CrossEntropy,
+    "kl": KLDivergence,
+}
+
+
+def build_objectives(weights: dict[str, float], **options: float) -> dict[str, tuple[Objective, float]]:
+    """Objectives by name, each with its weight; an objective takes those of ``options`` that it has.
+
+    Raises:
+        ValueError: an unknown name, a negative weight, or nothing to train on.
+    """
+    if not any(weights.values()):
+        raise ValueError(f"objectives={weights!r}: at least one objective needs a weight above 0")
+    built = {}
+    for name, weight in weights.items():
+        if name not in OBJECTIVES:
+            raise ValueError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
+        if weight < 0:
+            raise ValueError(f"objective {name!r} has weight {weight}: expected a number of at least 0")
+        kind = OBJECTIVES[name]
+        built[name] = kind(**{key: value for key, value in options.items() if key in kind.options}), weight
+    return built
+
+
+__all__ = ["OBJECTIVES", "CrossEntropy", "KLDivergence", "Objective", "build_objectives"]

@@ -1,0 +1,31 @@
+"""What an objective is."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+IGNORED = -100
+
+
+class Objective(nn.Module):
+    """A loss between outputs; it never sees a model.
+
+    ``forward`` returns the *sum* over label tokens; the trainer divides by the number of label tokens in the whole
+    batch, over all accumulation steps and processes, so that 1 x 8 and 2 x 4 sentences give one gradient.
+
+    Class attributes:
+        name, paper: for the model card.
+        options: names of the constructor's arguments that a configuration sets.
+        needs: ``"teacher"`` (a live teacher's outputs), ``"hidden_states"``, ``"attentions"`` (of both), ``"exposed"``
+            (what the weight source exposes, see ``WeightSource.exposed``; it stands in the student's outputs).
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+    options: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def forward(self, student: Seq2SeqLMOutput, teacher: Seq2SeqLMOutput | None, labels: Tensor) -> Tensor:
+        """The loss, summed over labels that are not -100."""
+        raise NotImplementedError

@@ -1,0 +1,22 @@
+"""What a schedule is."""
+
+from typing import ClassVar
+
+from transformers import TrainerCallback
+
+
+class Schedule(TrainerCallback):
+    """A Trainer callback that changes weights during phase 2 (pruning, say).
+
+    Class attributes:
+        name, paper: for the model card.
+
+    Args:
+        linear: ``{path of a class: parameter names}`` of the attention and feed-forward matrices of the student.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+
+    def __init__(self, linear: dict[str, tuple[str, ...]]) -> None:
+        self.linear = linear

@@ -1,0 +1,195 @@
+"""One trainer for both phases: a ``Seq2SeqTrainer`` with our objectives."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from .data import TokenBatchSampler
+from .model import WeightDistillModel
+from .objectives import Objective
+from .plan import decoder_inputs
+
+
+@dataclass
+class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
+    """``Seq2SeqTrainingArguments`` and what weight distillation adds.
+
+    Args:
+        projection_lr_factor: learning rate of projections and mixing coefficients, as a factor of ``learning_rate``.
+            One step on a projection moves every weight that it makes, so that it needs smaller ones.
+        max_tokens_per_batch: sentences of similar length are put into batches of at most so many target tokens a
+            process, padding included; replaces ``per_device_train_batch_size``.
+    """
+
+    projection_lr_factor: float = field(
+        default=0.05, metadata={"help": "Learning rate of projections and mixing, as a factor of learning_rate."}
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None, metadata={"help": "Batches by target tokens (padding included) instead of by sentences."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.projection_lr_factor < 0:
+            raise ValueError(f"projection_lr_factor={self.projection_lr_factor}: expected a number of at least 0")
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
+            raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: expected a positive number")
+
+
+class WeightDistillTrainer(Seq2SeqTrainer):
+    r"""Trains a :class:`WeightDistillModel` (phase 1) or a plain student (phase 2).
+
+    The loss is :math:`\frac{1}{N}\sum_k w_k L_k`, where each objective :math:`L_k` is a sum over label tokens and ``N``
+    is their number in the whole batch, over accumulation steps and processes. Each objective is logged by its name, per
+    label token and before its weight. ``eval_loss`` is always the plain cross-entropy with the labels, whatever is
+    trained, so that runs compare.
+
+    Args:
+        model: phase-1 module or stock seq2seq model.
+        objectives: ``{name: (objective, weight)}``.
+        teacher: live teacher, for objectives that need one.
+        kwargs: of ``Seq2SeqTrainer``.
+
+    Raises:
+        ValueError: an objective needs a teacher and there is none; activation checkpointing in phase 1.
+        FloatingPointError: the loss is not finite; checkpoints written before stay.
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole accumulated batch
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        objectives: dict[str, tuple[Objective, float]],
+        teacher: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        needs = frozenset().union(*(objective.needs for objective, _ in objectives.values()))
+        if "teacher" in needs and teacher is None:
+            names = ", ".join(name for name, (objective, _) in objectives.items() if "teacher" in objective.needs)
+            raise ValueError(f"the objective {names} needs a live teacher: pass teacher=, or use cross_entropy")
+        if isinstance(model, WeightDistillModel) and kwargs["args"].gradient_checkpointing:
+            raise ValueError(
+                "gradient_checkpointing=True gives wrong gradients in phase 1, where the recomputation would not see the "
+                "generated weights: leave it off there (finetune_args may have it), or lower the batch size"
+            )
+        if "exposed" in needs and not isinstance(model, WeightDistillModel):
+            names = ", ".join(name for name, (objective, _) in objectives.items() if "exposed" in objective.needs)
+            raise ValueError(
+                f"the objective {names} looks at the tensors of a weight source, and a plain student has none: use it in the "
+                "phase that has the source (source, finetune_source)"
+            )
+        super().__init__(model=model, **kwargs)
+        self.model_accepts_loss_kwargs = True  # makes the base class count label tokens
+        self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in objectives.items()})
+        self.objectives.to(self.args.device)
+        self.objective_weights = {name: weight for name, (_, weight) in objectives.items()}
+        self.teacher = teacher.to(self.args.device).eval() if "teacher" in needs else None
+        self.outputs_needed = {f"output_{need}": True for need in needs & {"hidden_states", "attentions"}}
+        self.exposed_needed = "exposed" in needs
+        self._logged: dict[str, Tensor] = {}
+        self._keep_padding_rows_zero()
+
+    # --- loss ---
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Seq2SeqLMOutput]:
+        """Weighted objectives, divided by the number of label tokens."""
+        if not model.training:
+            outputs = model(**inputs)
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+        features = {name: value for name, value in inputs.items() if name != "labels"}
+        labels = inputs["labels"]
+        if "decoder_input_ids" not in features:
+            features["decoder_input_ids"] = decoder_inputs(self.accelerator.unwrap_model(model), labels)
+        exposed = {"output_exposed": True} if self.exposed_needed else {}
+        outputs = model(**features, use_cache=False, **self.outputs_needed, **exposed)
+        teacher_outputs = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher_outputs = self.teacher(**features, use_cache=False, **self.outputs_needed)
+        tokens = num_items_in_batch if num_items_in_batch is not None else labels.ne(-100).sum()
+        total = labels.new_zeros((), dtype=torch.float32)
+        for name, objective in self.objectives.items():
+            value = objective(outputs, teacher_outputs, labels)
+            self._remember(name, value.detach(), labels)
+            total = total + self.objective_weights[name] * value
+        loss = total / tokens
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One step; stops at a loss that is not finite."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1} (learning rate "
+                f"{self._get_learning_rate():.2e}); nothing is saved from here on, earlier checkpoints in "
+                f"{self.args.output_dir} are whole. Lower learning_rate or max_grad_norm, or raise warmup_steps"
+            )
+        return loss
+
+    def _remember(self, name: str, value: Tensor, labels: Tensor) -> None:
+        row = torch.stack([value.float(), labels.ne(-100).sum().to(value.device).float()])
+        self._logged[name] = self._logged.get(name, 0) + row
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds each objective, per label token, to the training log."""
+        if "loss" in logs and self._logged:
+            names = list(self._logged)
+            sums = self.accelerator.reduce(torch.stack([self._logged[name] for name in names]), reduction="sum")
+            logs |= {name: (value / tokens).item() for name, (value, tokens) in zip(names, sums, strict=True)}
+            self._logged = {}
+        super().log(logs, start_time)
+
+    # --- optimizer and batches ---
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The base class's optimizer, with projections and mixing in groups of their own."""
+        optimizer = super().create_optimizer(model)
+        slow = {id(p) for p in self.model.slow_parameters()} if isinstance(self.model, WeightDistillModel) else set()
+        for group in list(optimizer.param_groups):
+            inside = [p for p in group["params"] if id(p) in slow]
+            if inside:
+                group["params"] = [p for p in group["params"] if id(p) not in slow]
+                factor = self.args.projection_lr_factor
+                optimizer.add_param_group({**group, "params": inside, "lr": group["lr"] * factor})
+        return optimizer
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches by tokens where ``max_tokens_per_batch`` asks for it."""
+        if self.args.max_tokens_per_batch is None:
+            return super().get_train_dataloader()
+        dataset = self._remove_unused_columns(self.train_dataset, description="training")
+        lengths = [len(labels) for labels in dataset["labels"]]
+        sampler = TokenBatchSampler(lengths, self.args.max_tokens_per_batch, seed=self.args.data_seed or self.args.seed)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def _keep_padding_rows_zero(self) -> None:
+        """In phase 2 a padding row that is zero gets no gradient through the tied head; phase 1 masks it itself."""
+        if isinstance(self.model, WeightDistillModel):
+            return
+        pad = self.model.config.pad_token_id
+        embeddings = {id(m.weight): m.weight for m in self.model.modules() if isinstance(m, nn.Embedding)}
+        for weight in embeddings.values():
+            if weight.requires_grad and pad is not None and pad < len(weight) and not weight[pad].any():
+                weight.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor(pad, device=gradient.device), 0))
