@@ -388,7 +388,7 @@ laugh laughed laughed|lachen||gelacht|h|none||
 cry cried cried|weinen||geweint|h|none||
 smoke smoked smoked|rauchen||geraucht|h|none||
 """
-_DOUBLING = {"run", "sit", "put", "get", "shop", "travel"}  # a doubled consonant before -ing
+_DOUBLING = {"run", "sit", "put", "get", "shop", "travel", "forget"}  # a doubled consonant before -ing
 
 # English place | German noun | gender | English in, to | German in (dative), to | case after German "to" | tags
 _PLACES = """

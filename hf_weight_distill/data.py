@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,10 +112,15 @@ def _open_hub(name: str, split: str | None, streaming: bool) -> Any:
     return load_dataset(match["name"], match["config"], split=split, streaming=streaming)
 
 
+@cache
+def _corpus() -> DatasetDict:
+    return built_in_corpus()
+
+
 def _open_named(data: str | Path, split: str | None, streaming: bool) -> Any:
     path = Path(data)
     if str(data) == "built-in":
-        return built_in_corpus()
+        return _corpus()
     if path.is_dir():
         return _open_directory(path)
     if path.is_file():

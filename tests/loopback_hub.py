@@ -102,8 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         if folder and not files:
             self._error("EntryNotFound")
             return
-        oids = {path: hashlib.sha1(content).hexdigest() for path, content in files.items()}
-        self._json([{"type": "file", "path": path, "size": len(files[path]), "oid": oids[path]} for path in files])
+        self._json([{"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40} for path in files])
 
     def _resolve(self, path: str) -> None:
         repo_id, _, rest = path.strip("/").partition("/resolve/")
@@ -141,11 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
 def loopback_hub():
     """A running hub, stopped at the end."""
     hub = LoopbackHub()
-    thread = threading.Thread(target=hub.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
+    threading.Thread(target=hub.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield hub
     finally:
         hub.shutdown()
         hub.server_close()
-        thread.join()

@@ -56,7 +56,7 @@ def test_a_prefix_does_not_depend_on_the_sizes_and_other_seeds_keep_the_splits_a
 
 def test_a_seed_repeats_exactly(pairs):
     text = json.dumps(pairs[:2000], ensure_ascii=False)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "fbd7cd5cffde746e"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "12ef425aba8020ea"
 
 
 def test_lengths_are_those_of_ordinary_sentences(pairs):
@@ -101,8 +101,8 @@ def test_a_and_an_follow_the_sound(pairs):
 
 
 PAST = {"bought", "read", "wrote", "sold", "put", "went", "saw", "met", "had", "ran", "gave", "sent", "could", "was"}
-BASE = "buy sell repair wash carry tidy call invite help thank go run fly watch study miss".split()
-THIRD = "buys sells repairs washes carries tidies calls invites helps thanks goes runs flies watches studies misses".split()
+BASE = "buy sell repair wash carry tidy call invite help thank go run fly watch study".split()
+THIRD = "buys sells repairs washes carries tidies calls invites helps thanks goes runs flies watches studies".split()
 ONE = r"(?:He|She|Anna|Maria|Julia|Laura|Sophie|Emma|Peter|Paul|Thomas|Felix|Jonas|Martin)"
 FREQUENCY = r"(?:(?:often|always|sometimes|usually|rarely) )?"
 
@@ -140,20 +140,20 @@ def test_pronoun_objects_come_before_the_particle(pairs):
 # ---- German: gender, case, agreement
 
 GENDERS = {
-    "m": "Mann Arzt Gast Chef Bruder Sohn Vater Onkel Brief Roman Apfel Kuchen Mantel Hut Bus Zug Tisch Stuhl Koffer Ball Hund "
-    "Vogel Baum Film Garten Bahnhof Park Wald See Strand",
-    "f": "Frau Krankenschwester Kellnerin Mutter Schwester Tochter Tante Zeitung Geschichte Birne Suppe Jacke Lampe Uhr "
-    "Tasche Kiste Tasse Flasche Vase Blume Gitarre Katze Kuh Wohnung Reise Schule Bibliothek Kirche",
+    "m": "Mann Arzt Gast Chef Bruder Sohn Vater Onkel Brief Roman Apfel Kuchen Mantel Hut Bus Zug Tisch Stuhl Koffer "
+    "Ball Hund Vogel Baum Film Garten Bahnhof Park Wald See Strand",
+    "f": "Frau Krankenschwester Kellnerin Mutter Schwester Tochter Tante Zeitung Geschichte Birne Suppe Jacke Lampe "
+    "Uhr Tasche Kiste Tasse Flasche Vase Blume Gitarre Katze Kuh Wohnung Reise Schule Bibliothek Kirche",
     "n": "Kind Mädchen Buch Gedicht Ei Hemd Kleid Auto Fahrrad Motorrad Boot Bett Sofa Bild Radio Geschenk Glas Messer "
     "Fenster Klavier Pferd Haus Zimmer Konzert Kino Theater Krankenhaus Büro Museum Dorf Hotel",
 }  # fmt: skip
 GENDER_OF = {noun: gender for gender, nouns in GENDERS.items() for noun in nouns.split()}
 ALLOWED = {  # the articles a singular noun of that gender may have in the nominative, accusative or dative
-    "m": {"der", "den", "dem", "ein", "einen", "einem", "kein", "keinen", "dieser", "diesen", "diesem", "im", "am", "zum"},
+    "m": {"der", "den", "dem", "ein", "einen", "einem", "kein", "keinen", "dieser", "diesen", "diesem"}
+    | {"im", "am", "zum", "vom"},
     "f": {"die", "der", "eine", "einer", "keine", "diese", "dieser", "zur"},
     "n": {"das", "dem", "ein", "einem", "kein", "dieses", "diesem", "im", "ins", "am", "zum", "vom"},
-}
-ALLOWED["m"].add("vom")
+}  # fmt: skip
 ALL_ARTICLES = set().union(*ALLOWED.values())
 SAME_PLURAL = {"Kuchen", "Koffer", "Mädchen", "Zimmer", "Fenster", "Messer", "Onkel"}
 
@@ -208,9 +208,9 @@ def test_the_dative_plural_ends_in_n(pairs):
 
 
 def test_weak_nouns_take_their_ending_outside_the_nominative(pairs):
-    found = 0
+    found, weak = 0, r"\b(den|dem|einen|einem|diesen|diesem) (?:\w+en )?(Jung\w*|Nachbar\w*|Kund\w*)\b"
     for _, de in pairs:
-        for article, noun in re.findall(r"\b(den|dem|einen|einem|diesen|diesem) (?:\w+en )?(Jung\w*|Nachbar\w*|Kund\w*)\b", de):
+        for article, noun in re.findall(weak, de):
             assert noun in ("Jungen", "Nachbarn", "Kunden"), (article, de)
             found += 1
     assert found > 50
@@ -219,7 +219,7 @@ def test_weak_nouns_take_their_ending_outside_the_nominative(pairs):
 SUBJECTS = {"Ich": "1s", "Du": "2s", "Er": "3s", "Wir": "1p"}
 PRESENT = {
     "1s": {"bin", "habe", "werde", "kann", "muss", "will", "darf", "esse", "lese", "laufe", "arbeite", "fahre", "rufe"},
-    "2s": {"bist", "hast", "wirst", "kannst", "musst", "willst", "darfst", "isst", "liest", "läufst", "arbeitest", "fährst"},
+    "2s": {"bist", "hast", "wirst", "kannst", "musst", "willst", "darfst", "isst", "liest", "läufst", "arbeitest"},
     "3s": {"ist", "hat", "wird", "kann", "muss", "will", "darf", "isst", "liest", "läuft", "arbeitet", "fährt", "ruft"},
     "1p": {"sind", "haben", "werden", "können", "müssen", "wollen", "dürfen", "essen", "lesen", "laufen", "arbeiten"},
 }
@@ -280,7 +280,8 @@ def test_relative_clauses_end_with_the_finite_verb_and_agree_in_gender(pairs):
 
 def test_the_verb_is_second_after_a_fronted_adverbial(pairs):
     """Right behind the adverbial stands a finite verb, never the subject."""
-    fronted = r"(Gestern(?: Abend)?|Morgen(?: früh)?|Letzte Woche|Nächste Woche|Heute Abend|Vor zwei Tagen|Am \w+tag) (\w+)"
+    times = r"Gestern(?: Abend)?|Morgen(?: früh)?|(?:Letzte|Nächste) Woche|Heute Abend|Vor zwei Tagen|Am \w+tag"
+    fronted = rf"({times}) (\w+)"
     checked = 0
     for en, de in pairs:
         if match := re.match(fronted, de):
@@ -331,6 +332,9 @@ def test_negation_is_kein_for_an_indefinite_object_and_nicht_elsewhere(pairs):
     assert kein > 100
 
 
+SPOT_GENDER = dict(Tisch="m", Stuhl="m", Spiegel="m", Lampe="f", Tür="f", Bett="n", Sofa="n", Fenster="n")
+
+
 def test_two_way_prepositions_follow_motion_or_rest(pairs):
     put, lie = 0, 0
     for _, de in pairs:
@@ -344,11 +348,51 @@ def test_two_way_prepositions_follow_motion_or_rest(pairs):
                 lie += 1
     assert put > 20 and lie > 20
 
-
-SPOT_GENDER = {"Tisch": "m", "Stuhl": "m", "Spiegel": "m", "Lampe": "f", "Tür": "f", "Bett": "n", "Sofa": "n", "Fenster": "n"}
-
-
-GOLDEN = []
+GOLDEN = [
+    (
+        "The policeman who visited Thomas will call his friends on Sunday.",
+        "Der Polizist, der Thomas besucht hat, wird am Sonntag seine Freunde anrufen.",
+    ),
+    (
+        "A friend does not know whether I am waking you up at the moment.",
+        "Ein Freund weiß nicht, ob ich dich im Moment wecke.",
+    ),
+    ("Anna needed the clock because it was cheap.", "Anna hat die Uhr gebraucht, weil sie billig war."),
+    ("Seven blue cars are standing under the bridge.", "Sieben blaue Autos stehen unter der Brücke."),
+    (
+        "My aunt says that I will not move into the village next month.",
+        "Meine Tante sagt, dass ich nächsten Monat nicht ins Dorf ziehen werde.",
+    ),
+    ("We do not see our brother.", "Wir sehen unseren Bruder nicht."),
+    ("She planned to congratulate Anna.", "Sie hat geplant, Anna zu gratulieren."),
+    ("There is a small house next to the station.", "Neben dem Bahnhof gibt es ein kleines Haus."),
+    ("You sometimes arrive at the airport.", "Du kommst manchmal am Flughafen an."),
+    ("This new lorry is faster than our motorcycle.", "Dieser neue Lastwagen ist schneller als unser Motorrad."),
+    ("We will pick them up on Friday.", "Wir werden sie am Freitag abholen."),
+    ("Is Julia allowed to drink tea at home?", "Darf Julia zu Hause Tee trinken?"),
+    (
+        "If your brother tidies up rooms, Laura will watch television.",
+        "Wenn dein Bruder Zimmer aufräumt, wird Laura fernsehen.",
+    ),
+    (
+        "The baker who visits the sad boy does not carry the box.",
+        "Der Bäcker, der den traurigen Jungen besucht, trägt die Kiste nicht.",
+    ),
+    ("We are listening to the baker now.", "Wir hören jetzt dem Bäcker zu."),
+    (
+        "The friendly singer moved into the village in order to cook his egg.",
+        "Der freundliche Sänger ist ins Dorf gezogen, um sein Ei zu kochen.",
+    ),
+    (
+        "Our mother says that we will lend Felix a new suitcase next week.",
+        "Unsere Mutter sagt, dass wir nächste Woche Felix einen neuen Koffer leihen werden.",
+    ),
+    ("You always give him the vase.", "Du gibst ihm immer die Vase."),
+    (
+        "Sophie and Maria are allowed to shop at the market when the sun shines.",
+        "Sophie und Maria dürfen auf dem Markt einkaufen, wenn die Sonne scheint.",
+    ),
+]
 
 
 @pytest.mark.parametrize("pair", GOLDEN, ids=[en for en, _ in GOLDEN])
@@ -368,7 +412,7 @@ def test_marian_tokenizer_layout_round_trip_and_reload(texts, tmp_path):
     assert (vocabulary["</s>"], vocabulary["<unk>"], vocabulary["<pad>"]) == (0, 1, 599)
     assert (tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id) == (0, 1, 599)
     tokenizer.save_pretrained(tmp_path / "b")
-    _round_trips([tokenizer, AutoTokenizer.from_pretrained(tmp_path / "a"), AutoTokenizer.from_pretrained(tmp_path / "b")], texts)
+    _round_trips([tokenizer, *(AutoTokenizer.from_pretrained(tmp_path / name) for name in "ab")], texts)
     again = build_marian_tokenizer(texts, tmp_path / "c", vocab_size=600)
     assert again.get_vocab() == tokenizer.get_vocab()
 

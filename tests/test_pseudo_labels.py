@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import shutil
 
 import datasets
 import pytest
@@ -103,6 +104,9 @@ def test_a_finished_folder_needs_no_teacher(teacher, tokenizer, pairs, tmp_path,
     calls = count_generate(teacher, monkeypatch)
     again = generate_pseudo_labels(teacher, tokenizer, pairs, tmp_path, **OPTIONS)
     assert calls == [] and again[:] == first[:] and files(tmp_path) == before
+    shutil.rmtree(tmp_path / "shards")
+    assert generate_pseudo_labels(teacher, tokenizer, pairs, tmp_path, **OPTIONS)[:] == first[:]
+    assert calls == [], "the finished data set is enough"
     assert datasets.load_from_disk(str(tmp_path / "dataset"))[:] == first[:]
 
 

@@ -1,0 +1,166 @@
+"""Runs arms of the comparison and appends one JSON object a finished run to a results file.
+
+    python benchmarks/run.py --teacher DIR --data DIR --student 4+1 --arms copied-first generator \
+        --updates 1000 --learning_rates 1e-3 2e-3 --seeds 1
+
+``--data`` holds train, validation and test ``.jsonl.gz`` files with a ``translation`` column. The teacher's own
+translations of the training set are made once, in ``--labels``. A run that stands in the results file is not run again;
+an interrupted one goes on from its last checkpoint. Choose on ``validation_bleu``, report ``test_bleu``.
+"""
+
+import argparse
+import itertools
+import json
+import resource
+import shutil
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from arms import ARMS, STUDENTS, Arm
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from hf_weight_distill import WeightDistillConfig, WeightDistiller, WeightDistillTrainingArguments
+from hf_weight_distill.data import load_pairs, tokenize_pairs
+from hf_weight_distill.evaluation import compute_scores, decoding_speed, model_size, translate
+from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels
+
+HERE = Path(__file__).parent
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--student", required=True, choices=STUDENTS)
+    parser.add_argument("--arms", required=True, nargs="+", choices=ARMS)
+    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--tokens", type=int, default=3000, help="target tokens a batch, padding included")
+    parser.add_argument("--num_beams", type=int, default=4, help="beam of the pseudo labels")
+    parser.add_argument("--labels", type=Path, default=HERE / "runs" / "labels")
+    parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
+    parser.add_argument("--runs", type=Path, default=HERE / "runs")
+    parser.add_argument("--threads", type=int, default=0)
+    return parser.parse_args()
+
+
+def features(options: argparse.Namespace, distiller: WeightDistiller, gold: bool) -> Dataset:
+    """Training features: gold pairs, or the teacher's translations."""
+    pairs = load_pairs(str(options.data / "train.jsonl.gz"))
+    if not gold:
+        labelled = generate_pseudo_labels(
+            distiller.teacher, distiller.tokenizer, pairs, options.labels, num_beams=options.num_beams, batch_size=64
+        )
+        pairs = labelled.select_columns(["source", "teacher_target"]).rename_column("teacher_target", "target")
+    return tokenize_pairs(pairs, distiller.tokenizer)
+
+
+def training_arguments(
+    options: argparse.Namespace, arm: Arm, folder: Path, steps: int, rate: float, seed: int
+) -> WeightDistillTrainingArguments:
+    return WeightDistillTrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        learning_rate=rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.02},
+        warmup_steps=0.125,
+        adam_beta2=0.98,
+        max_tokens_per_batch=options.tokens,
+        bf16=True,
+        seed=seed,
+        logging_steps=50,
+        save_steps=200,
+        save_total_limit=1,
+        disable_tqdm=True,
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+        **arm.args,
+    )
+
+
+def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
+    """One arm at one learning rate with one seed: trains, scores validation and test."""
+    arm, folder = ARMS[name], options.runs / f"{options.student}-{name}-{options.updates}-{rate:g}-{seed}"
+    config = replace(WeightDistillConfig(pseudo_labels="none", label_smoothing=0.1), **arm.config)
+    distiller = WeightDistiller.from_pretrained(
+        options.teacher, student=STUDENTS[options.student], config=config, attn_implementation="eager"
+    )
+    if torch.cuda.is_available():
+        distiller.teacher.cuda()
+    train, started = features(options, distiller, arm.gold), time.perf_counter()
+    first = round(arm.phase1 * options.updates)
+    torch.manual_seed(seed)
+    try:
+        student = distiller.distill(
+            train,
+            output_dir=folder,
+            generator_args=training_arguments(options, arm, folder / "generator", first, rate, seed),
+            finetune_args=training_arguments(options, arm, folder / "finetune", options.updates - first, rate, seed),
+            resume_from_checkpoint=folder.exists(),
+        )
+        seconds = time.perf_counter() - started
+        row = scores(options, distiller, student) | {"seconds": round(seconds, 1)}
+    except FloatingPointError as error:
+        row = {"validation_bleu": 0.0, "test_bleu": 0.0, "failed": str(error)}
+    shutil.rmtree(folder, ignore_errors=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} thread(s)"
+    key = {"teacher": Path(options.teacher).name, "student": options.student, "arm": name, "seed": seed}
+    setting = {"budget": "updates", "updates": options.updates, "learning_rate": rate, "phase1": arm.phase1}
+    return key | setting | row | {"commit": commit.strip(), "device": device}
+
+
+def scores(options: argparse.Namespace, distiller: WeightDistiller, student: PreTrainedModel) -> dict:
+    row = {}
+    tokenizer = distiller.tokenizer
+    for split in ("validation", "test"):
+        pairs = load_pairs(str(options.data / f"{split}.jsonl.gz"))
+        found = translate(student, tokenizer, pairs["source"], batch_size=64)
+        values = compute_scores(found, list(pairs["target"]))
+        row |= {f"{split}_bleu": round(values["bleu"], 2), f"{split}_chrf": round(values["chrf"], 2)}
+    row["translations"] = found
+    speed = decoding_speed(student, tokenizer, pairs["source"][:64], batch_size=32, num_beams=1)
+    row["parameters"] = model_size(student)["parameters"]
+    row["greedy_tokens_per_second"] = round(speed["tokens_per_second"])
+    cuda = torch.cuda.is_available()
+    row["peak_memory_bytes"] = (
+        torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    return row
+
+
+def finished(options: argparse.Namespace) -> set[tuple]:
+    if not options.results.exists():
+        return set()
+    rows = [json.loads(line) for line in options.results.read_text(encoding="utf-8").splitlines()]
+    return {(r["teacher"], r["student"], r["arm"], r["updates"], r["learning_rate"], r["seed"]) for r in rows}
+
+
+def main() -> None:
+    options = parse()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for seed, name, rate in itertools.product(options.seeds, options.arms, options.learning_rates):
+        key = (Path(options.teacher).name, options.student, name, options.updates, rate, seed)
+        if key in finished(options):
+            continue
+        row = run(options, name, rate, seed)
+        translations = row.pop("translations", None)
+        if translations is not None:
+            folder = options.results.parent / "translations"
+            folder.mkdir(exist_ok=True)
+            file = folder / f"{options.student}-{name}-{options.updates}-{rate:g}-{seed}.txt"
+            file.write_text("\n".join(translations) + "\n", encoding="utf-8")
+        with options.results.open("a", encoding="utf-8") as results:
+            results.write(json.dumps(row) + "\n")
+        print(json.dumps({k: row.get(k) for k in ("student", "arm", "learning_rate", "validation_bleu", "test_bleu", "seconds")}))
+
+
+if __name__ == "__main__":
+    main()

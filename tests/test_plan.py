@@ -1,0 +1,85 @@
+"""Grouping of layers, the student's configuration, and the errors of both."""
+
+import pytest
+import torch
+from models import tiny_teacher
+
+from hf_weight_distill import StudentShape, build_plan
+
+
+def groups(plan, stack="decoder"):
+    return next(c.groups for c in plan.classes if c.weight_class.layered and c.weight_class.stack == stack)
+
+
+@pytest.mark.parametrize(
+    "shape, expected",
+    [
+        (StudentShape(decoder_layers=1), ((0, 1, 2, 3),)),
+        (StudentShape(decoder_layers=2), ((0, 1), (2, 3))),
+        (StudentShape(), ((0,), (1,), (2,), (3,))),
+        (StudentShape(decoder_groups=((0, 1), (2,), (1, 3))), ((0, 1), (2,), (1, 3))),
+    ],
+)
+def test_groups_are_consecutive_unless_given(shape, expected):
+    assert groups(build_plan(tiny_teacher("marian"), shape)) == expected
+
+
+def test_unequal_groups_are_filled_with_zeros():
+    teacher = tiny_teacher("t5")
+    plan = build_plan(teacher, StudentShape(decoder_groups=((0,), (1, 2, 3))))
+    c = next(c for c in plan.classes if c.path == "decoder.block.{}.layer.1.EncDecAttention.q.weight")
+    stacked = c.stack(dict(teacher.named_parameters()))
+    assert stacked.shape == (2, 3, 16, 16)
+    assert stacked[0, 1:].abs().max() == 0
+    assert torch.equal(stacked[1, 2], teacher.decoder.block[3].layer[1].EncDecAttention.q.weight)
+
+
+@pytest.mark.parametrize(
+    "family, shape, message",
+    [
+        ("marian", {"decoder_layers": 3}, r"4 teacher layers cannot form 3 equal groups.*1, 2 or 4.*decoder_groups"),
+        ("marian", {"decoder_layers": 8}, r"8 student layers from 4 teacher layers.*decoder_groups"),
+        ("marian", {"encoder_groups": ((0, 7),)}, r"names layers \[7\].*has layers 0 to 3"),
+        ("marian", {"d_model": 10}, r"d_model=10 cannot be divided by encoder_attention_heads=4.*attention_heads to one of 1, 2, 5"),
+        ("marian", {"d_kv": 4}, r"d_kv is no dimension of its own in Marian"),
+        ("t5", {"ffn_dim": (8, 12)}, r"ffn_dim=\(8, 12\).*T5 has one 'd_ff' for both stacks"),
+        ("t5", {"attention_heads": (2, 4)}, r"one 'num_heads' for both stacks"),
+    ],
+)
+def test_shapes_that_cannot_be_are_explained(family, shape, message):
+    with pytest.raises(ValueError, match=message):
+        build_plan(tiny_teacher(family), StudentShape(**shape))
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ({"d_model": (8, 16)}, "one width for encoder and decoder"),
+        ({"decoder_layers": 0}, "decoder_layers=0: expected a positive whole number"),
+        ({"ffn_dim": (1, 2, 3)}, r"or a pair \(encoder, decoder\)"),
+        ({"decoder_layers": 2, "decoder_groups": ((0,),)}, "decoder_layers=2 but decoder_groups has 1 groups"),
+        ({"decoder_groups": ((0,), ())}, "every student layer needs at least one teacher layer"),
+    ],
+)
+def test_shapes_check_themselves(shape, message):
+    with pytest.raises(ValueError, match=message):
+        StudentShape(**shape)
+
+
+def test_different_stacks_where_the_family_has_them():
+    config = build_plan(tiny_teacher("bart"), StudentShape(ffn_dim=(8, 12), attention_heads=(2, 4))).student_config
+    found = [config.encoder_ffn_dim, config.decoder_ffn_dim, config.encoder_attention_heads, config.decoder_attention_heads]
+    assert found == [8, 12, 2, 4]
+
+
+def test_the_plan_says_what_feeds_what():
+    text = str(build_plan(tiny_teacher("marian"), StudentShape(decoder_layers=1)))
+    assert "decoder layer 0 <- teacher layers 0, 1, 2, 3" in text
+    assert "model.decoder.layers.{}.encoder_attn.q_proj.weight" in text
+    assert "copied: final_logits_bias; constant: model.encoder.embed_positions.weight" in text
+
+
+def test_parameter_counts_are_the_models():
+    teacher = tiny_teacher("t5")
+    plan = build_plan(teacher, StudentShape())
+    assert plan.teacher_parameters == plan.student_parameters == teacher.num_parameters()
