@@ -1,0 +1,47 @@
+"""Run by torchrun from test_trainer.py: two SGD steps of either phase, weights written by the first process."""
+
+import sys
+
+import torch
+from models import tiny_teacher
+from training import arguments, random_features
+
+from hf_weight_distill import StudentShape, build_plan
+from hf_weight_distill.distiller import _PlainCollator
+from hf_weight_distill.model import WeightDistillModel
+from hf_weight_distill.objectives import build_objectives
+from hf_weight_distill.starts import teacher_start
+from hf_weight_distill.trainer import WeightDistillTrainer
+
+
+def train(phase, folder, **options):
+    """Returns the trained student's weights."""
+    torch.manual_seed(0)
+    teacher = tiny_teacher("marian").requires_grad_(True)
+    for module in teacher.modules():  # dropout would differ between the ways to cut a batch
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.0
+    teacher.config.dropout = 0.0
+    plan = build_plan(teacher, StudentShape(decoder_layers=1))
+    model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher))
+    if phase == "finetune":
+        model = model.materialize()
+    args = arguments(folder, optim="sgd", max_steps=2, learning_rate=0.5, max_grad_norm=0.0, **options)
+    trainer = WeightDistillTrainer(
+        model,
+        args=args,
+        objectives=build_objectives({"cross_entropy": 1.0, "kl": 0.5}, label_smoothing=0.1),
+        teacher=teacher,
+        train_dataset=random_features(16),
+        data_collator=_PlainCollator(39),
+    )
+    trainer.train()
+    return (model if phase == "finetune" else model.materialize()).state_dict(), trainer
+
+
+if __name__ == "__main__":
+    phase, folder, target = sys.argv[1:]
+    weights, trainer = train(phase, folder, per_device_train_batch_size=4)
+    assert trainer.args.world_size == 2
+    if trainer.args.process_index == 0:
+        torch.save((weights, trainer.state.log_history), target)

@@ -1,0 +1,82 @@
+"""Objectives: a sum over label tokens, against naive loops and closed forms."""
+
+import math
+
+import pytest
+import torch
+from models import random_batch, tiny_teacher
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from hf_weight_distill.objectives import OBJECTIVES, CrossEntropy, KLDivergence, build_objectives
+
+LABELS = torch.tensor([[3, 1, -100], [0, 2, 4]])
+
+
+def outputs(seed):
+    return Seq2SeqLMOutput(logits=torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_cross_entropy_is_the_naive_loop():
+    student, epsilon, total = outputs(0), 0.1, 0.0
+    for row, labels in zip(student.logits, LABELS, strict=True):
+        for logits, label in zip(row.tolist(), labels.tolist(), strict=True):
+            if label != -100:
+                log_z = math.log(sum(math.exp(x) for x in logits))
+                log_q = [x - log_z for x in logits]
+                total -= (1 - epsilon) * log_q[label] + epsilon * sum(log_q) / len(log_q)
+    assert CrossEntropy(epsilon)(student, None, LABELS).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_cross_entropy_is_the_trainers_label_smoother():
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    student = outputs(0)
+    expected = LabelSmoother(0.1)(student, LABELS.clone()) * (LABELS != -100).sum()
+    torch.testing.assert_close(CrossEntropy(0.1)(student, None, LABELS), expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_kl_is_the_naive_loop(temperature):
+    student, teacher, total = outputs(0), outputs(1), 0.0
+    for i, j in torch.nonzero(LABELS != -100).tolist():
+        p, q = (torch.softmax(o.logits[i, j].double() / temperature, -1).tolist() for o in (teacher, student))
+        total += temperature**2 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    assert KLDivergence(temperature)(student, teacher, LABELS).item() == pytest.approx(total, rel=1e-5)
+    assert KLDivergence(temperature)(student, student, LABELS).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_options_go_where_they_belong():
+    built = build_objectives({"cross_entropy": 0.5, "kl": 2.0}, label_smoothing=0.2, temperature=3.0)
+    assert (built["cross_entropy"][0].label_smoothing, built["cross_entropy"][1]) == (0.2, 0.5)
+    assert (built["kl"][0].temperature, built["kl"][1]) == (3.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ({}, "at least one objective needs a weight above 0"),
+        ({"kl": 0.0}, "at least one objective"),
+        ({"kl": -1.0}, "'kl' has weight -1.0"),
+        ({"ce": 1.0}, "unknown objective 'ce'; known: cross_entropy, kl"),
+    ],
+)
+def test_bad_settings(weights, message):
+    with pytest.raises(ValueError, match=message):
+        build_objectives(weights)
+
+
+@pytest.mark.parametrize("name", [n for n, o in OBJECTIVES.items() if "exposed" not in o.needs])
+def test_contract_finite_scalar_with_gradient_to_the_student_alone(name):
+    """Every objective: a scalar, differentiable in the student, indifferent to what lies under -100."""
+    objective, student, teacher = OBJECTIVES[name](), tiny_teacher("marian"), tiny_teacher("marian").requires_grad_(False)
+    with torch.no_grad():
+        for p in student.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    batch = random_batch(student)
+    both = [m(**batch, output_hidden_states=True, output_attentions=True) for m in (student, teacher)]
+    for out in both:
+        out["encoder_mask"] = batch["attention_mask"]
+    value = objective(*both, batch["labels"])
+    assert value.dim() == 0 and torch.isfinite(value)
+    value.backward()
+    assert student.model.encoder.layers[0].fc1.weight.grad.any()

@@ -1,0 +1,229 @@
+"""The trainer: one gradient however a batch is cut, objectives logged, groups, resume, and what it refuses."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ddp_worker import train
+from models import random_batch, tiny_teacher
+from training import arguments, random_features
+
+from hf_weight_distill import StudentShape, WeightDistillTrainingArguments, build_plan
+from hf_weight_distill.distiller import _PlainCollator
+from hf_weight_distill.model import WeightDistillModel
+from hf_weight_distill.objectives import build_objectives
+from hf_weight_distill.starts import teacher_start
+from hf_weight_distill.trainer import WeightDistillTrainer
+
+HERE = Path(__file__).parent
+
+
+def build(phase="generator", family="marian", shape=None):
+    teacher = tiny_teacher(family)
+    plan = build_plan(teacher, shape or StudentShape(decoder_layers=1))
+    model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher))
+    return teacher, model if phase == "generator" else model.materialize()
+
+
+def trainer_of(model, teacher, args, objectives=None, **options):
+    return WeightDistillTrainer(
+        model,
+        args=args,
+        objectives=build_objectives(objectives or {"cross_entropy": 1.0}),
+        teacher=teacher,
+        train_dataset=options.pop("train_dataset", random_features()),
+        data_collator=_PlainCollator(teacher.config.pad_token_id),
+        **options,
+    )
+
+
+# --- scaling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", ["generator", "finetune"])
+def test_one_times_eight_and_two_times_four_are_one_gradient(phase, tmp_path):
+    whole, a = train(phase, tmp_path, per_device_train_batch_size=8)
+    cut, b = train(phase, tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    for name in whole:
+        torch.testing.assert_close(cut[name], whole[name], atol=1e-6, rtol=1e-5)
+    for x, y in zip(a.state.log_history[:2], b.state.log_history[:2], strict=True):
+        assert [x[k] for k in ("loss", "cross_entropy", "kl")] == pytest.approx([y[k] for k in ("loss", "cross_entropy", "kl")])
+
+
+@pytest.mark.parametrize("phase", ["generator", "finetune"])
+def test_two_processes_are_one(phase, tmp_path):
+    target = tmp_path / "weights.pt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    command += [str(HERE / "ddp_worker.py"), phase, str(tmp_path / "run"), str(target)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}:{HERE}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights, history = torch.load(target, weights_only=False)
+    whole, single = train(phase, tmp_path / "single", per_device_train_batch_size=8)
+    for name in whole:
+        torch.testing.assert_close(weights[name], whole[name], atol=1e-6, rtol=1e-5)
+    for x, y in zip(history[:2], single.state.log_history[:2], strict=True):
+        assert [x["cross_entropy"], x["kl"]] == pytest.approx([y["cross_entropy"], y["kl"]], rel=1e-4)
+
+
+def test_the_gradient_is_the_mean_over_all_label_tokens(tmp_path):
+    """Against plain autograd on the stock student: sum over tokens, divided once."""
+    teacher, student = build("finetune")
+    student.eval()
+    trainer = trainer_of(student, teacher, arguments(tmp_path))
+    batch = random_batch(student)
+    student.train()
+    for module in student.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.0
+    loss = trainer.compute_loss(student, batch, num_items_in_batch=torch.tensor(40))
+    logits = student(**batch).logits
+    kept = batch["labels"] != -100
+    expected = -torch.log_softmax(logits, -1)[kept].gather(1, batch["labels"][kept][:, None]).sum() / 40
+    torch.testing.assert_close(loss, expected)
+
+
+# --- logging and evaluation -------------------------------------------------------------------------------------------
+
+
+def test_objectives_are_logged_one_by_one_and_sum_to_the_loss(tmp_path):
+    teacher, model = build()
+    args = arguments(tmp_path, max_steps=3, logging_steps=3)
+    trainer = trainer_of(model, teacher, args, {"cross_entropy": 0.25, "kl": 2.0})
+    trainer.train()
+    row = trainer.state.log_history[0]
+    # batches of one step each hold a like number of tokens: the mean over steps and over tokens nearly agree
+    assert row["loss"] == pytest.approx(0.25 * row["cross_entropy"] + 2.0 * row["kl"], rel=0.02)
+
+
+@pytest.mark.parametrize("phase", ["generator", "finetune"])
+def test_eval_loss_is_the_plain_cross_entropy_whatever_is_trained(phase, tmp_path):
+    teacher, model = build(phase)
+    args = arguments(tmp_path, per_device_eval_batch_size=32)
+    trainer = trainer_of(model, teacher, args, {"kl": 1.0}, eval_dataset=random_features(8, seed=3))
+    found = trainer.evaluate()["eval_loss"]
+    student = model.materialize() if phase == "generator" else model
+    batch = _PlainCollator(39)(list(random_features(8, seed=3)))
+    assert found == pytest.approx(student.eval()(**batch).loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("phase", ["generator", "finetune"])
+def test_predict_with_generate_decodes_the_student(phase, tmp_path):
+    teacher, model = build(phase)
+    args = arguments(tmp_path, predict_with_generate=True, generation_max_length=7, per_device_eval_batch_size=32)
+    seen = []
+    trainer = trainer_of(
+        model, teacher, args, eval_dataset=random_features(4), compute_metrics=lambda p: seen.append(p.predictions) or {"n": 1}
+    )
+    metrics = trainer.evaluate()
+    student = model.materialize() if phase == "generator" else model
+    batch = _PlainCollator(39)(list(random_features(4)))
+    expected = student.eval().generate(batch["input_ids"], attention_mask=batch["attention_mask"], max_length=7)
+    assert metrics["eval_n"] == 1
+    width = expected.shape[1]
+    assert torch.equal(torch.as_tensor(seen[0])[:, :width], expected)
+
+
+# --- optimizer and batches ---------------------------------------------------------------------------------------------
+
+
+def test_projections_and_mixing_learn_at_their_own_rate(tmp_path):
+    teacher, model = build(shape=StudentShape(decoder_layers=1, d_model=8, attention_heads=2))
+    args = arguments(tmp_path, learning_rate=0.1, projection_lr_factor=0.25, optim="sgd", max_grad_norm=0.0, max_steps=1)
+    trainer = trainer_of(model, teacher, args)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    trainer.train()
+    slow = {id(p) for p in model.slow_parameters()}
+    for name, p in model.named_parameters():  # one SGD step: the difference over the gradient is the rate
+        step = (before[name] - p.detach()).norm() / p.grad.norm() if p.grad is not None and p.grad.any() else None
+        if step is not None and p.grad.norm() > 1e-3:
+            assert step.item() == pytest.approx(0.025 if id(p) in slow else 0.1, rel=1e-2), name
+    assert len(trainer.optimizer.param_groups) > 2
+    assert sum(len(g["params"]) for g in trainer.optimizer.param_groups) == len(before)
+
+
+def test_batches_by_tokens(tmp_path):
+    teacher, model = build()
+    trainer = trainer_of(model, teacher, arguments(tmp_path, max_tokens_per_batch=24))
+    batches = list(trainer.get_train_dataloader())
+    assert all(b["labels"].numel() <= 24 for b in batches)
+    assert sum(len(b["labels"]) for b in batches) == 32
+    assert len({len(b["labels"]) for b in batches}) > 1
+
+
+# --- resume ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", ["generator", "finetune"])
+@pytest.mark.parametrize("tokens", [None, 24], ids=["sentences", "tokens"])
+def test_resume_is_bit_exact(phase, tokens, tmp_path):
+    options = {"max_steps": 5, "gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine", "max_tokens_per_batch": tokens}
+
+    def run(folder, **more):
+        torch.manual_seed(1)
+        teacher, model = build(phase)
+        trainer = trainer_of(model, teacher, arguments(tmp_path / folder, **options, save_strategy="steps", save_steps=3))
+        trainer.train(**more)
+        return {n: p.detach().clone() for n, p in model.named_parameters()}
+
+    whole = run("a")
+    resumed = run("b", resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
+    assert all(torch.equal(whole[n], resumed[n]) for n in whole)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_activation_checkpointing_is_refused_in_phase_1_only(tmp_path):
+    teacher, model = build()
+    with pytest.raises(ValueError, match="gradient_checkpointing=True gives wrong gradients in phase 1"):
+        trainer_of(model, teacher, arguments(tmp_path, gradient_checkpointing=True))
+    teacher, student = build("finetune")
+    trainer_of(student, teacher, arguments(tmp_path, gradient_checkpointing=True, max_steps=1)).train()
+
+
+def test_an_objective_without_its_teacher_is_refused(tmp_path):
+    _, model = build()
+    with pytest.raises(ValueError, match="the objective kl needs a live teacher"):
+        WeightDistillTrainer(model, args=arguments(tmp_path), objectives=build_objectives({"kl": 1.0}))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    teacher, model = build("finetune")
+    args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=6)
+    trainer = trainer_of(model, teacher, args)
+
+    class Poison(trainer.callback_handler.callbacks[0].__class__.__mro__[1]):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                with torch.no_grad():
+                    model.model.shared.weight.fill_(float("nan"))
+
+    trainer.add_callback(Poison())
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 4 .*earlier checkpoints in .* are whole"):
+        trainer.train()
+    state = type(model).from_pretrained(tmp_path / "checkpoint-2").state_dict()
+    assert all(torch.isfinite(t).all() for t in state.values())
+
+
+@pytest.mark.parametrize("options, message", [({"projection_lr_factor": -1}, "expected a number of at least 0"), ({"max_tokens_per_batch": 0}, "positive")])
+def test_arguments_check_themselves(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        WeightDistillTrainingArguments(output_dir=str(tmp_path), **options)
+
+
+def test_a_zero_padding_row_stays_zero_in_phase_2(tmp_path):
+    teacher, student = build("finetune")
+    pad = teacher.config.pad_token_id
+    with torch.no_grad():
+        student.model.shared.weight[pad] = 0
+    trainer_of(student, teacher, arguments(tmp_path)).train()
+    assert student.model.shared.weight[pad].abs().max() == 0
+    assert not torch.equal(student.model.shared.weight, teacher.model.shared.weight)
