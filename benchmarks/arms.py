@@ -32,9 +32,9 @@ def _copied(layers: str = "first", **config: Any) -> Arm:
     return Arm({"source": "direct", "layers": layers, **config})
 
 
-def _generator(share: float, projection_lr_factor: float = 0.05, **options: Any) -> Arm:
+def _generator(phase1: float, projection_lr_factor: float = 0.05, **options: Any) -> Arm:
     args = {"projection_lr_factor": projection_lr_factor}
-    return Arm({"source": "generator", "source_options": options}, phase1=share, args=args)
+    return Arm({"source": "generator", "source_options": options}, phase1=phase1, args=args)
 
 
 _KL = {"generator_objectives": {"kl": 1.0}, "finetune_objectives": {"kl": 1.0}}

@@ -97,6 +97,7 @@ class WeightDistillConfig:
         finetune_objectives: objectives of phase 2.
         label_smoothing: of the cross-entropy.
         temperature: of the KL divergence to the teacher.
+        objective_options: further options of objectives, by name.
         pseudo_labels: ``"none"`` (gold targets), ``"replace"`` (the teacher's translations) or ``"augment"`` (both).
         num_beams: beam size of the pseudo labels.
         length_penalty: of the pseudo labels.
@@ -120,6 +121,7 @@ class WeightDistillConfig:
     finetune_objectives: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
     label_smoothing: float = 0.1
     temperature: float = 1.0
+    objective_options: dict[str, Any] = field(default_factory=dict)
     pseudo_labels: str = "none"
     num_beams: int = 6
     length_penalty: float = 1.0

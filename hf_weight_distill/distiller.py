@@ -30,14 +30,19 @@ from .config import StudentShape, WeightDistillConfig
 from .data import check_features, check_tokenizer, load_pairs, tokenize_pairs
 from .evaluation import Comparison, compare
 from .families import family_of
-from .model import WeightDistillModel
+from .model import WeightDistillModel, check_source
 from .objectives import build_objectives
-from .plan import WeightPlan, build_plan, decoder_inputs
+from .plan import WeightPlan, build_plan, decoder_inputs, tensors_of
 from .recipes import recipe_config
 from .schedules import build_schedules
 from .starts import random_start, teacher_start
 from .teachers.pseudo_labels import generate_pseudo_labels
-from .trainer import WeightDistillTrainer, WeightDistillTrainingArguments
+from .trainer import (
+    WeightDistillTrainer,
+    WeightDistillTrainingArguments,
+    check_objectives,
+    refuse_activation_checkpointing,
+)
 
 DatasetLike = Dataset | IterableDataset | str | os.PathLike
 CALIBRATION_BATCH = 32
@@ -278,6 +283,8 @@ class WeightDistiller:
         config = self.config
         plan = build_plan(student, StudentShape())
         linear = {c.path: c.student_names for c in plan.classes if c.weight_class.role == "linear"}
+        for name in plan.constants:  # loaded computed positions ask for a gradient and never get one
+            tensors_of(student)[name].requires_grad_(False)
         callbacks = shared["callbacks"] + build_schedules(config.schedules, linear)
         model: torch.nn.Module = student
         if config.finetune_source is not None:
@@ -315,7 +322,8 @@ class WeightDistiller:
     def _objectives(self, phase: str) -> dict:
         config = self.config
         weights = config.generator_objectives if phase == "generator" else config.finetune_objectives
-        return build_objectives(weights, label_smoothing=config.label_smoothing, temperature=config.temperature)
+        options = {"label_smoothing": config.label_smoothing, "temperature": config.temperature}
+        return build_objectives(weights, **options | config.objective_options)
 
     def _arguments(self, values: dict[str, Any], folder: Path) -> WeightDistillTrainingArguments:
         defaults = {"save_strategy": "steps", "save_total_limit": 2, "report_to": "none"}
@@ -327,10 +335,17 @@ class WeightDistiller:
                 f"the folder {str(run)!r} exists and is not empty: choose another output_dir, delete it, or go on with the "
                 "run in it by resume_from_checkpoint=True"
             )
-        for phase in ("generator", "finetune"):
-            self._objectives(phase)
-        if args.gradient_checkpointing and args.max_steps != 0:
-            raise ValueError("gradient_checkpointing=True gives wrong gradients in phase 1: use it in finetune_args only")
+        config = self.config
+        check_source(config.source, config.source_options)
+        if config.finetune_source is not None:
+            check_source(config.finetune_source, config.finetune_source_options)
+        for phase, has_source in (("generator", True), ("finetune", config.finetune_source is not None)):
+            check_objectives(self._objectives(phase), True, has_source)
+        build_schedules(config.schedules, {})
+        if config.schedules and config.finetune_source is not None:
+            raise ValueError("schedules change the weights of a plain student: use them without finetune_source")
+        if args.max_steps != 0:
+            refuse_activation_checkpointing(args)
 
     def _write_run(self, run: Path, *phases: WeightDistillTrainingArguments) -> None:
         """The configuration that repeats this run."""

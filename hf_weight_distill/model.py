@@ -1,6 +1,7 @@
 """The phase-1 module: a weight source inside a stock student."""
 
 import copy
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,8 +47,7 @@ class WeightDistillModel(nn.Module):
         source_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if source not in SOURCES:
-            raise ValueError(f"unknown weight source {source!r}; known: {', '.join(SOURCES)}")
+        check_source(source, source_options or {})
         self.plan = plan
         self.config: PretrainedConfig = copy.deepcopy(plan.student_config)
         self._generation_config = copy.deepcopy(teacher.generation_config)
@@ -125,7 +125,8 @@ class WeightDistillModel(nn.Module):
         self._shell.train(self.training)
         outputs = functional_call(self._shell, self.student_weights(), (), inputs | kwargs)
         if output_exposed:
-            outputs.update(self.source.exposed())
+            for name, tensors in self.source.exposed().items():  # a ModelOutput refuses update()
+                outputs[name] = tensors
         return outputs
 
     def generate(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -148,6 +149,20 @@ class WeightDistillModel(nn.Module):
     def slow_parameters(self) -> Iterator[nn.Parameter]:
         """Projections and mixing: see ``WeightDistillTrainingArguments.projection_lr_factor``."""
         return self.source.slow_parameters()
+
+
+def check_source(source: str, options: dict[str, Any]) -> None:
+    """Whether there is such a source with such options.
+
+    Raises:
+        ValueError: no.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"unknown weight source {source!r}; known: {', '.join(SOURCES)}")
+    known = [name for name in inspect.signature(SOURCES[source]).parameters if name != "specs"]
+    wrong = sorted(set(options) - set(known))
+    if wrong:
+        raise ValueError(f"the source {source!r} has no option {', '.join(wrong)}; known: {', '.join(known) or 'none'}")
 
 
 class _Buffers(nn.Module):

@@ -41,6 +41,40 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: expected a positive number")
 
 
+def refuse_activation_checkpointing(args: WeightDistillTrainingArguments) -> None:
+    """In phase 1 the recomputation of a checkpointed layer would not see the generated weights.
+
+    Raises:
+        ValueError: activation checkpointing is on.
+    """
+    if getattr(args, "activation_checkpointing", None) or args.gradient_checkpointing:
+        raise ValueError(
+            "activation_checkpointing=True gives wrong gradients in phase 1, where the recomputation would not see the "
+            "generated weights: leave it off there (finetune_args may have it), or lower the batch size"
+        )
+
+
+def check_objectives(
+    objectives: dict[str, tuple[Objective, float]], has_teacher: bool, has_source: bool
+) -> frozenset[str]:
+    """What the objectives of a phase need, if it can be had there.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    def named(need: str) -> str:
+        return ", ".join(name for name, (objective, _) in objectives.items() if need in objective.needs)
+
+    if named("teacher") and not has_teacher:
+        raise ValueError(f"the objective {named('teacher')} needs a live teacher: pass teacher=, or use cross_entropy")
+    if named("exposed") and not has_source:
+        raise ValueError(
+            f"the objective {named('exposed')} looks at the tensors of a weight source, and a plain student has none: use "
+            "it in the phase that has the source (source, finetune_source)"
+        )
+    return frozenset().union(*(objective.needs for objective, _ in objectives.values()))
+
+
 class WeightDistillTrainer(Seq2SeqTrainer):
     r"""Trains a :class:`WeightDistillModel` (phase 1) or a plain student (phase 2).
 
@@ -70,21 +104,9 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         teacher: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        needs = frozenset().union(*(objective.needs for objective, _ in objectives.values()))
-        if "teacher" in needs and teacher is None:
-            names = ", ".join(name for name, (objective, _) in objectives.items() if "teacher" in objective.needs)
-            raise ValueError(f"the objective {names} needs a live teacher: pass teacher=, or use cross_entropy")
-        if isinstance(model, WeightDistillModel) and kwargs["args"].gradient_checkpointing:
-            raise ValueError(
-                "gradient_checkpointing=True gives wrong gradients in phase 1, where the recomputation would not see the "
-                "generated weights: leave it off there (finetune_args may have it), or lower the batch size"
-            )
-        if "exposed" in needs and not isinstance(model, WeightDistillModel):
-            names = ", ".join(name for name, (objective, _) in objectives.items() if "exposed" in objective.needs)
-            raise ValueError(
-                f"the objective {names} looks at the tensors of a weight source, and a plain student has none: use it in the "
-                "phase that has the source (source, finetune_source)"
-            )
+        needs = check_objectives(objectives, teacher is not None, isinstance(model, WeightDistillModel))
+        if isinstance(model, WeightDistillModel):
+            refuse_activation_checkpointing(kwargs["args"])
         super().__init__(model=model, **kwargs)
         self.model_accepts_loss_kwargs = True  # makes the base class count label tokens
         self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in objectives.items()})
@@ -115,6 +137,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
             features["decoder_input_ids"] = decoder_inputs(self.accelerator.unwrap_model(model), labels)
         exposed = {"output_exposed": True} if self.exposed_needed else {}
         outputs = model(**features, use_cache=False, **self.outputs_needed, **exposed)
+        outputs["encoder_mask"] = features.get("attention_mask")  # objectives see outputs, not inputs
         teacher_outputs = None
         if self.teacher is not None:
             with torch.no_grad():

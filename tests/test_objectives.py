@@ -57,7 +57,7 @@ def test_options_go_where_they_belong():
         ({}, "at least one objective needs a weight above 0"),
         ({"kl": 0.0}, "at least one objective"),
         ({"kl": -1.0}, "'kl' has weight -1.0"),
-        ({"ce": 1.0}, "unknown objective 'ce'; known: cross_entropy, kl"),
+        ({"ce": 1.0}, "unknown objective 'ce'; known: .*cross_entropy, kl"),
     ],
 )
 def test_bad_settings(weights, message):
@@ -72,7 +72,7 @@ def test_contract_finite_scalar_with_gradient_to_the_student_alone(name):
     with torch.no_grad():
         for p in student.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    batch = random_batch(student)
+    batch = random_batch(student, rows=24)  # enough tokens for objectives over token statistics
     both = [m(**batch, output_hidden_states=True, output_attentions=True) for m in (student, teacher)]
     for out in both:
         out["encoder_mask"] = batch["attention_mask"]

@@ -183,10 +183,10 @@ def test_resume_is_bit_exact(phase, tokens, tmp_path):
 
 def test_activation_checkpointing_is_refused_in_phase_1_only(tmp_path):
     teacher, model = build()
-    with pytest.raises(ValueError, match="gradient_checkpointing=True gives wrong gradients in phase 1"):
-        trainer_of(model, teacher, arguments(tmp_path, gradient_checkpointing=True))
+    with pytest.raises(ValueError, match="activation_checkpointing=True gives wrong gradients in phase 1"):
+        trainer_of(model, teacher, arguments(tmp_path, activation_checkpointing=True))
     teacher, student = build("finetune")
-    trainer_of(student, teacher, arguments(tmp_path, gradient_checkpointing=True, max_steps=1)).train()
+    trainer_of(student, teacher, arguments(tmp_path, activation_checkpointing=True, max_steps=1)).train()
 
 
 def test_an_objective_without_its_teacher_is_refused(tmp_path):

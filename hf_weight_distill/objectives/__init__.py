@@ -1,12 +1,16 @@
 """Objectives: outputs and labels in, a sum over label tokens out. One module each, one line here each."""
 
 from .base import Objective
+from .cross_correlation import CrossCorrelation
 from .cross_entropy import CrossEntropy
 from .kl import KLDivergence
+from .tensor_constraint import TensorConstraint
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "cross_correlation": CrossCorrelation,
     "cross_entropy": CrossEntropy,
     "kl": KLDivergence,
+    "tensor_constraint": TensorConstraint,
 }
 
 
@@ -14,8 +18,12 @@ def build_objectives(weights: dict[str, float], **options: float) -> dict[str, t
     """Objectives by name, each with its weight; an objective takes those of ``options`` that it has.
 
     Raises:
-        ValueError: an unknown name, a negative weight, or nothing to train on.
+        ValueError: an unknown name or option, a negative weight, or nothing to train on.
     """
+    known = sorted({option for kind in OBJECTIVES.values() for option in kind.options})
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"no objective has the objective option {', '.join(unknown)}; known: {', '.join(known)}")
     if not any(weights.values()):
         raise ValueError(f"objectives={weights!r}: at least one objective needs a weight above 0")
     built = {}
@@ -29,4 +37,12 @@ def build_objectives(weights: dict[str, float], **options: float) -> dict[str, t
     return built
 
 
-__all__ = ["OBJECTIVES", "CrossEntropy", "KLDivergence", "Objective", "build_objectives"]
+__all__ = [
+    "OBJECTIVES",
+    "CrossCorrelation",
+    "CrossEntropy",
+    "KLDivergence",
+    "Objective",
+    "TensorConstraint",
+    "build_objectives",
+]

@@ -10,6 +10,7 @@ class Schedule(TrainerCallback):
 
     Class attributes:
         name, paper: for the model card.
+        options: names of the constructor's arguments that a configuration sets.
 
     Args:
         linear: ``{path of a class: parameter names}`` of the attention and feed-forward matrices of the student.
@@ -17,6 +18,7 @@ class Schedule(TrainerCallback):
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, linear: dict[str, tuple[str, ...]]) -> None:
         self.linear = linear

@@ -3,10 +3,12 @@
 from .base import ClassSpec, ClassStart, Projection, WeightSource, contract
 from .direct import Direct
 from .generator import Generator
+from .mpo import MPO
 
 SOURCES: dict[str, type[WeightSource]] = {
     "generator": Generator,
     "direct": Direct,
+    "mpo": MPO,
 }
 
-__all__ = ["SOURCES", "ClassSpec", "ClassStart", "Direct", "Generator", "Projection", "WeightSource", "contract"]
+__all__ = ["MPO", "SOURCES", "ClassSpec", "ClassStart", "Direct", "Generator", "Projection", "WeightSource", "contract"]

@@ -1,0 +1,298 @@
+"""Teacher in, student out: the whole way on tiny models, what comes out, and what is refused."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from models import tiny_teacher
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
+from training import arguments, random_features
+from transformers import GPT2Config, GPT2LMHeadModel, MarianMTModel
+
+from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller
+from hf_weight_distill import distiller as module
+from hf_weight_distill.plan import tensors_of
+
+SHAPE = StudentShape(decoder_layers=1)
+FAST = {"max_steps": 3, "learning_rate": 1e-2, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
+CONFIG = WeightDistillConfig(generator_args=FAST, finetune_args=FAST)
+PAIRS = Dataset.from_dict({"source": SENTENCES[:5], "target": SENTENCES[5:]})
+
+
+@pytest.fixture(scope="module")
+def marian(tmp_path_factory):
+    """A tiny Marian checkpoint with its tokenizer, as the public ones are."""
+    folder = tmp_path_factory.mktemp("teacher")
+    tokenizer = tiny_marian_tokenizer(folder)
+    model = tiny_marian_model(tokenizer, decoder_layers=2)
+    with torch.no_grad():
+        model.model.shared.weight[tokenizer.pad_token_id] = 0
+    model.generation_config.max_length = 24
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def load(marian, **options):
+    return WeightDistiller.from_pretrained(marian, student=SHAPE, **{"config": CONFIG} | options)
+
+
+# --- the way through --------------------------------------------------------------------------------------------------
+
+
+def test_both_phases_save_and_load_without_this_package(marian, tmp_path):
+    distiller = load(marian)
+    student = distiller.distill(PAIRS, PAIRS, output_dir=tmp_path / "run")
+    assert type(student) is MarianMTModel and student.config.decoder_layers == 1
+    assert {"generator", "finetune"} == set(distiller.history)
+    distiller.evaluate(PAIRS, batch_sizes=(4,), speed_sentences=2)
+    distiller.save_pretrained(tmp_path / "student", license="apache-2.0")
+    keys = load_file(tmp_path / "student" / "model.safetensors")
+    assert not [k for k in keys if "source" in k or "shift" in k or "projection" in k]
+    config = json.loads((tmp_path / "student" / "config.json").read_text())
+    assert config["architectures"] == ["MarianMTModel"] and config["use_cache"] is True
+    script = """
+import sys
+sys.modules["hf_weight_distill"] = None
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+folder = sys.argv[1]
+model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+ids = model.generate(**tokenizer("two dogs run", return_tensors="pt"), num_beams=1, max_new_tokens=9)
+print("IDS", ids[0].tolist(), float(model.model.shared.weight[tokenizer.pad_token_id].abs().max()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "student")], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    tokens = distiller.tokenizer("two dogs run", return_tensors="pt")
+    expected = student.generate(**tokens, num_beams=1, max_new_tokens=9)[0].tolist()
+    assert f"IDS {expected} 0.0" in done.stdout
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "apache-2.0" in card and "2009.09152" in card and "BLEU" in card
+
+
+@pytest.mark.parametrize("family", ["bart", "m2m_100", "t5", "flan-t5", "umt5"])
+def test_any_family_without_a_tokenizer(family, tmp_path):
+    distiller = WeightDistiller(tiny_teacher(family), student=replace(SHAPE, d_model=8, attention_heads=2), config=CONFIG)
+    student = distiller.distill(random_features(), output_dir=tmp_path / "run")
+    distiller.save_pretrained(tmp_path / "student")
+    assert type(student) is type(distiller.teacher)
+
+
+def test_every_run_writes_what_repeats_it(marian, tmp_path):
+    first = load(marian).distill(PAIRS, output_dir=tmp_path / "a")
+    run = yaml.safe_load((tmp_path / "a" / "weight_distill.yaml").read_text())
+    config, shape = WeightDistillConfig.from_dict(run["config"]), StudentShape(**run["student"])
+    again = WeightDistiller.from_pretrained(run["teacher"], student=shape, config=config)
+    second = again.distill(PAIRS, output_dir=tmp_path / "b")
+    assert all(torch.equal(t, tensors_of(second)[n]) for n, t in tensors_of(first).items())
+
+
+def test_the_model_before_training_is_the_start(marian):
+    distiller = load(marian)
+    weights, student = distiller.model.student_weights(), distiller.model.materialize()
+    assert all(torch.equal(weights[n], t) for n, t in tensors_of(student).items())
+    before = distiller.teacher.model.decoder.layers[0].state_dict()
+    assert all(torch.equal(t, before[n]) for n, t in student.model.decoder.layers[0].state_dict().items())
+
+
+@pytest.mark.parametrize("labels, rows", [("none", 5), ("replace", 5), ("augment", 10)])
+def test_pseudo_labels_take_the_place_of_the_gold_or_stand_beside_it(marian, tmp_path, labels, rows):
+    config = replace(CONFIG, pseudo_labels=labels, num_beams=2, max_target_length=12)
+    distiller = load(marian, config=config)
+    features = distiller.features(PAIRS, tmp_path / "labels" if labels != "none" else None)
+    assert len(features) == rows
+    gold = [row["labels"] for row in distiller.features(PAIRS)]
+    found = [row["labels"] for row in features]
+    assert [g in found for g in gold] == [labels != "replace"] * 5
+    if labels != "none":
+        inputs = distiller.tokenizer(SENTENCES[2], return_tensors="pt")
+        ids = distiller.teacher.generate(**inputs, num_beams=2, length_penalty=1.0, max_length=None, max_new_tokens=12)
+        text = distiller.tokenizer.decode(ids[0], skip_special_tokens=True)
+        assert found[rows - 3] == distiller.tokenizer(text_target=text, truncation=True, max_length=12)["input_ids"]
+
+
+def test_max_steps_zero_skips_a_phase(marian, tmp_path):
+    distiller = load(marian, config=replace(CONFIG, generator_args=FAST | {"max_steps": 0}))
+    distiller.distill(PAIRS, output_dir=tmp_path / "run")
+    assert set(distiller.history) == {"finetune"}
+
+
+def test_the_user_may_bring_arguments_of_their_own(marian, tmp_path):
+    args = [arguments(tmp_path / "run" / phase, max_steps=n) for phase, n in (("generator", 1), ("finetune", 2))]
+    distiller = load(marian)
+    distiller.distill(PAIRS, output_dir=tmp_path / "run", generator_args=args[0], finetune_args=args[1])
+    assert [distiller.history[p][-1]["step"] for p in ("generator", "finetune")] == [1, 2]
+
+
+def test_a_finetune_source_trains_under_a_parameterisation_and_comes_out_stock(marian, tmp_path):
+    plain = load(marian).distill(PAIRS, output_dir=tmp_path / "a")
+    other = load(marian, config=replace(CONFIG, finetune_source="direct")).distill(PAIRS, output_dir=tmp_path / "b")
+    for name, tensor in tensors_of(plain).items():  # the direct source is plain training
+        if name.endswith("k_proj.bias"):
+            continue  # moves no softmax: its gradient is rounding, which Adam blows up
+        torch.testing.assert_close(tensors_of(other)[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+# --- interruption ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_at", ["generator", "boundary", "finetune"])
+def test_resume_goes_on_where_it_stopped_and_ends_the_same(marian, tmp_path, stop_at, monkeypatch):
+    saving = FAST | {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    config = replace(CONFIG, generator_args=saving, finetune_args=saving)
+    whole = load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "whole")
+    real = module.WeightDistillTrainer.training_step
+
+    def interrupted(self, *args, **kwargs):
+        phase = self.args.output_dir.rsplit("/", 1)[1]
+        if (phase == stop_at and self.state.global_step == 3) or (phase == "finetune" and stop_at == "boundary"):
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(module.WeightDistillTrainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "cut")
+    monkeypatch.setattr(module.WeightDistillTrainer, "training_step", real)
+    resumed = load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "cut", resume_from_checkpoint=True)
+    assert all(torch.equal(t, tensors_of(resumed)[n]) for n, t in tensors_of(whole).items())
+
+
+def test_a_save_that_fails_leaves_nothing(marian, tmp_path, monkeypatch):
+    distiller = load(marian)
+    monkeypatch.setattr(module, "write_card", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        distiller.save_pretrained(tmp_path / "student")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_loads_as_something_else_is_not_written(marian, tmp_path, monkeypatch):
+    distiller = load(marian)
+    student = distiller.model.materialize()
+    monkeypatch.setattr(type(distiller), "student", property(lambda self: student))
+    real = student.save_pretrained
+
+    def wrong(folder):
+        real(folder)
+        other = load_file(folder / "model.safetensors")
+        from safetensors.torch import save_file
+
+        save_file({n: t + 0.5 for n, t in other.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+
+    monkeypatch.setattr(student, "save_pretrained", wrong)
+    with pytest.raises(RuntimeError, match="does not give the logits of the one in memory"):
+        distiller.save_pretrained(tmp_path / "student")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def test_teachers_that_cannot_be(marian):
+    with pytest.raises(ValueError, match="'gpt2' model, which is not an encoder-decoder"):
+        WeightDistiller(GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=9)), student=SHAPE)
+    with pytest.raises(ValueError, match="bfloat16 weights.*dtype=torch.float32"):
+        WeightDistiller(tiny_teacher("t5").bfloat16(), student=SHAPE)
+    adapted = get_peft_model(tiny_teacher("t5"), LoraConfig(r=2, target_modules=["q"]))
+    for teacher in (adapted, adapted.base_model.model):
+        with pytest.raises(ValueError, match="PEFT adapters that are not merged.*merge_and_unload"):
+            WeightDistiller(teacher, student=SHAPE)
+
+
+def test_a_causal_checkpoint_is_refused_before_it_is_loaded(tmp_path):
+    GPT2Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="not an encoder-decoder"):
+        WeightDistiller.from_pretrained(tmp_path, student=SHAPE)
+
+
+def test_a_tokenizer_of_another_model(marian):
+    tokenizer = load(marian).tokenizer
+    with pytest.raises(ValueError, match="vocab_size=40"):
+        WeightDistiller(tiny_teacher("marian"), tokenizer, student=SHAPE)
+
+
+def test_text_without_a_tokenizer(tmp_path):
+    with pytest.raises(ValueError, match="text pairs need a tokenizer"):
+        WeightDistiller(tiny_teacher("t5"), student=SHAPE, config=CONFIG).distill(PAIRS, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (Dataset.from_dict({"a": ["x"], "b": ["y"]}), r"\['a', 'b'\]"),
+        (Dataset.from_dict({"source": [], "target": []}), "no rows|empty|without rows"),
+        (Dataset.from_dict({"source": [" "], "target": ["x"]}), "source|empty|blank"),
+        (Dataset.from_dict({"input_ids": [[1, 2]], "labels": [[-100, -100]]}), "only padding"),
+    ],
+)
+def test_data_that_teaches_nothing_is_refused_before_anything_is_written(marian, tmp_path, data, message):
+    with pytest.raises(ValueError, match=message):
+        load(marian).distill(data, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_that_are_taken(marian, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    distiller = load(marian)
+    with pytest.raises(ValueError, match="exists and is not empty.*resume_from_checkpoint=True"):
+        distiller.distill(PAIRS, output_dir=tmp_path / "run")
+    with pytest.raises(ValueError, match="exists and is not empty: choose another"):
+        distiller.save_pretrained(tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"generator_objectives": {"magic": 1.0}}, "unknown objective 'magic'"),
+        ({"finetune_objectives": {"tensor_constraint": 1.0}}, "tensor_constraint"),
+        ({"schedules": {"magic": {}}}, "unknown schedules magic"),
+        ({"generator_args": FAST | {"activation_checkpointing": True}}, "wrong gradients in phase 1"),
+        ({"source": "magic"}, "unknown weight source 'magic'"),
+        ({"finetune_source": "magic"}, "unknown weight source 'magic'"),
+        ({"source_options": {"init": "magic"}}, "init='magic'"),
+        ({"source_options": {"sacle": True}}, "source 'generator' has no option sacle.*activation"),
+        ({"schedules": {"magnitude_pruning": {"sparsty": 0.5}}}, "magnitude_pruning.*sparsty.*sparsity"),
+        ({"objective_options": {"tau": 2.0}}, "objective option.*tau.*temperature"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_trained(marian, tmp_path, config, message):
+    with pytest.raises(ValueError, match=message):
+        load(marian, config=replace(CONFIG, **config)).distill(PAIRS, output_dir=tmp_path / "run")
+    assert not list(tmp_path.glob("run/*/checkpoint-*"))
+    assert not (tmp_path / "run" / "generated_student").exists()
+
+
+def test_unknown_recipes_and_fields():
+    with pytest.raises(ValueError, match="unknown recipe 'best'; known: default, paper"):
+        WeightDistiller(tiny_teacher("t5"), student=SHAPE, recipe="best")
+    with pytest.raises(ValueError, match="unknown fields lr"):
+        WeightDistillConfig.from_dict({"lr": 1})
+    with pytest.raises(ValueError, match="width='svd': expected one of pca, importance, uniform"):
+        WeightDistillConfig(width="svd")
+
+
+def test_a_stream_needs_no_pseudo_labels(marian, tmp_path):
+    distiller = load(marian, config=replace(CONFIG, pseudo_labels="replace"))
+    with pytest.raises(ValueError, match="this one is a stream.*pseudo_labels='none'"):
+        distiller.distill(PAIRS.to_iterable_dataset(), output_dir=tmp_path / "run")
+    student = load(marian).distill(PAIRS.to_iterable_dataset(), output_dir=tmp_path / "run")
+    assert student.config.decoder_layers == 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_runs(marian, tmp_path, recipe):
+    config = RECIPES[recipe]
+    small = {name: value | FAST for name, value in (("generator_args", config.generator_args), ("finetune_args", config.finetune_args))}
+    config = replace(config, num_beams=2, **{n: v | {"max_tokens_per_batch": None} for n, v in small.items()})
+    student = load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
+    assert all(torch.isfinite(t).all() for t in tensors_of(student).values())
