@@ -37,6 +37,19 @@ def _generator(phase1: float, projection_lr_factor: float = 0.05, **options: Any
     return Arm({"source": "generator", "source_options": options}, phase1=phase1, args=args)
 
 
+def _opdf(sites: int, on: str = "copied") -> Arm:
+    mpo = {"unit_sites": sites}
+    if on == "copied":
+        return Arm({"source": "mpo", "source_options": mpo}, phase1=1.0)
+    return Arm({"source": "generator", "finetune_source": "mpo", "finetune_source_options": mpo}, phase1=0.5)
+
+
+def _pruned(sparsity: float, self_distilled: bool) -> Arm:
+    objectives = {"cross_entropy": 1.0} | ({"cross_correlation": 0.1} if self_distilled else {})
+    schedule = {"magnitude_pruning": {"sparsity": sparsity, "steps": 8, "end": 0.7}}
+    return Arm({"source": "direct", "finetune_objectives": objectives, "schedules": schedule})
+
+
 _KL = {"generator_objectives": {"kl": 1.0}, "finetune_objectives": {"kl": 1.0}}
 _PAPER = {"source_options": RECIPES["paper"].source_options, "start": "random"}
 
@@ -58,4 +71,8 @@ ARMS: dict[str, Arm] = {
     "generator-long": _generator(1.0),
     "generator-scale": _generator(0.5, scale=True),
     "generator-own-projections": _generator(0.5, share=False),
+    **{f"opdf-{sites}": _opdf(sites) for sites in (0, 1, 3)},
+    **{f"generator-opdf-{sites}": _opdf(sites, "generator") for sites in (0, 1, 3)},
+    **{f"pruned-{share:.0%}": _pruned(share, False) for share in (0.5, 0.7, 0.9)},
+    **{f"self-distilled-{share:.0%}": _pruned(share, True) for share in (0.5, 0.7, 0.9)},
 }

@@ -100,6 +100,51 @@ SEQUENCE_LEVEL_KD = Component(
 )
 
 
+TOKEN_LEVEL_KD = Component(
+    name="knowledge distillation",
+    title="Distilling the Knowledge in a Neural Network",
+    paper_url="https://arxiv.org/abs/1503.02531",
+    bibtex="""@article{hinton-etal-2015-distilling,
+  title = {Distilling the Knowledge in a Neural Network},
+  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  journal = {arXiv:1503.02531},
+  year = {2015},
+  url = {https://arxiv.org/abs/1503.02531}
+}""",
+)
+
+OPDF = Component(
+    name="over-parameterized distillation framework",
+    title="Over-parameterized Student Model via Tensor Decomposition Boosted Knowledge Distillation",
+    paper_url="https://arxiv.org/abs/2411.06448",
+    bibtex="""@article{arxiv-2411-06448,
+  title = {Over-parameterized Student Model via Tensor Decomposition Boosted Knowledge Distillation},
+  journal = {arXiv:2411.06448},
+  year = {2024},
+  url = {https://arxiv.org/abs/2411.06448}
+}""",
+)
+
+SELF_DISTILLED_PRUNING = Component(
+    name="self-distilled pruning",
+    title="Deep Neural Compression Via Concurrent Pruning and Self-Distillation",
+    paper_url="https://arxiv.org/abs/2109.15014",
+    bibtex="""@article{arxiv-2109-15014,
+  title = {Deep Neural Compression Via Concurrent Pruning and Self-Distillation},
+  author = {O'Neill, James and Dutta, Sourav and Assem, Haytham},
+  journal = {arXiv:2109.15014},
+  year = {2021},
+  url = {https://arxiv.org/abs/2109.15014}
+}""",
+)
+
+# Sources, objectives and schedules name their paper by its address; here is what the card says of it.
+PAPERS = {
+    paper.paper_url: paper
+    for paper in (WEIGHT_DISTILLATION, SEQUENCE_LEVEL_KD, TOKEN_LEVEL_KD, OPDF, SELF_DISTILLED_PRUNING)
+}
+
+
 @dataclass(frozen=True)
 class CardInfo:
     """Everything a card says. What is not known stays at its default, and the card says so or leaves it out.

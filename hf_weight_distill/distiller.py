@@ -1,6 +1,7 @@
 """``WeightDistiller``: teacher in, student out. Both phases, read from top to bottom."""
 
 import copy
+import inspect
 import json
 import os
 import shutil
@@ -25,16 +26,17 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from . import __version__
 from .calibration import Batch
-from .card import SEQUENCE_LEVEL_KD, WEIGHT_DISTILLATION, CardInfo, shape_table, write_card
+from .card import PAPERS, SEQUENCE_LEVEL_KD, CardInfo, Component, shape_table, write_card
 from .config import StudentShape, WeightDistillConfig
 from .data import check_features, check_tokenizer, load_pairs, tokenize_pairs
 from .evaluation import Comparison, compare
 from .families import family_of
 from .model import WeightDistillModel, check_source
-from .objectives import build_objectives
+from .objectives import OBJECTIVES, build_objectives
 from .plan import WeightPlan, build_plan, decoder_inputs, tensors_of
 from .recipes import recipe_config
-from .schedules import build_schedules
+from .schedules import SCHEDULES, build_schedules
+from .sources import SOURCES
 from .starts import random_start, teacher_start
 from .teachers.pseudo_labels import generate_pseudo_labels
 from .trainer import (
@@ -91,6 +93,7 @@ class WeightDistiller:
         self.history: dict[str, list[dict[str, float]]] = {}
         self._model: WeightDistillModel | None = None
         self._student: PreTrainedModel | None = None
+        self._run: Path | None = None
 
     @classmethod
     def from_pretrained(
@@ -144,7 +147,14 @@ class WeightDistiller:
             start = random_start(self.plan, self.teacher)
         else:
             start = teacher_start(self.plan, self.teacher, batches, layers=config.layers, width=config.width)
-        return WeightDistillModel(self.plan, self.teacher, start, config.source, config.source_options)
+        options = self._beside_run(config.source, config.source_options)
+        return WeightDistillModel(self.plan, self.teacher, start, config.source, options)
+
+    def _beside_run(self, source: str, options: dict[str, Any]) -> dict[str, Any]:
+        """A source that keeps what it computed (``cache_dir``) does so beside the run, unless told otherwise."""
+        if self._run is None or "cache_dir" not in inspect.signature(SOURCES[source]).parameters:
+            return options
+        return {"cache_dir": str(self._run / "cache")} | options
 
     def _calibration_batches(self, features: Dataset | IterableDataset) -> list[Batch]:
         """The first ``calibration_sentences`` sentences."""
@@ -243,7 +253,7 @@ class WeightDistiller:
             ValueError: before anything is trained, for data, settings or folders that cannot work.
             FloatingPointError: the loss is not finite.
         """
-        run = Path(output_dir)
+        run = self._run = Path(output_dir)
         generator_args = generator_args or self._arguments(self.config.generator_args, run / "generator")
         finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune")
         self._check_run(run, generator_args, resume_from_checkpoint)
@@ -288,8 +298,8 @@ class WeightDistiller:
         callbacks = shared["callbacks"] + build_schedules(config.schedules, linear)
         model: torch.nn.Module = student
         if config.finetune_source is not None:
-            start = teacher_start(plan, student)
-            model = WeightDistillModel(plan, student, start, config.finetune_source, config.finetune_source_options)
+            options = self._beside_run(config.finetune_source, config.finetune_source_options)
+            model = WeightDistillModel(plan, student, teacher_start(plan, student), config.finetune_source, options)
         self._train(model, "finetune", args, shared | {"callbacks": callbacks}, resume)
         return self._finished(student if model is student else model.materialize())
 
@@ -440,17 +450,25 @@ class WeightDistiller:
         return commit.commit_url
 
     def _card(self, **fields: Any) -> CardInfo:
-        components = (WEIGHT_DISTILLATION,) + (SEQUENCE_LEVEL_KD,) * (self.config.pseudo_labels != "none")
         known = {
             "teacher_name": self.teacher.name_or_path or self.plan.family.name,
             "teacher_revision": getattr(self.teacher.config, "_commit_hash", None),
             "shape": shape_table(self.teacher.config, self.plan.student_config),
             "recipe": self.recipe,
             "training": self.description(),
-            "components": components,
+            "components": self._components(),
             "comparison": self.comparison,
         }
         return CardInfo(**known | fields)
+
+    def _components(self) -> tuple[Component, ...]:
+        """The published methods that this configuration uses, for the card."""
+        config = self.config
+        used = [SOURCES[config.source], *(SCHEDULES[name] for name in config.schedules)]
+        used += [SOURCES[config.finetune_source]] if config.finetune_source else []
+        used += [OBJECTIVES[name] for name in {**config.generator_objectives, **config.finetune_objectives}]
+        papers = [SEQUENCE_LEVEL_KD.paper_url] * (config.pseudo_labels != "none") + [part.paper for part in used]
+        return tuple(PAPERS[paper] for paper in dict.fromkeys(papers) if paper in PAPERS)
 
 
 # --- checks and small helpers ---------------------------------------------------------------------------------------

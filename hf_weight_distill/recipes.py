@@ -34,6 +34,26 @@ RECIPES: dict[str, WeightDistillConfig] = {
         generator_args={**_PAPER_OPTIMIZER, "warmup_steps": 4_000},
         finetune_args={**_PAPER_OPTIMIZER, "warmup_steps": 1_000},
     ),
+    # Over-parameterised distillation (arXiv 2411.06448): copied layers, trained as matrix product operators. For a student
+    # narrower than its teacher leave tensor_constraint out of generator_objectives.
+    "opdf": WeightDistillConfig(
+        source="mpo",
+        source_options={"unit_sites": 1},
+        generator_objectives={"cross_entropy": 1.0, "tensor_constraint": 1e-4},
+        generator_args={"max_steps": 2_000, "learning_rate": 5e-4, "lr_scheduler_type": "cosine", "warmup_steps": 0.1},
+        finetune_args={"max_steps": 0},
+        pseudo_labels="replace",
+        num_beams=4,
+    ),
+    # Self-distilled pruning (arXiv 2109.15014): the teacher, of unchanged shape, teaches its own pruned version. Use it
+    # with StudentShape().
+    "self-distilled-pruning": WeightDistillConfig(
+        source="direct",
+        generator_args={"max_steps": 0},
+        finetune_objectives={"cross_entropy": 1.0, "cross_correlation": 0.1},
+        schedules={"magnitude_pruning": {"sparsity": 0.9, "steps": 10, "end": 0.75}},
+        finetune_args={"max_steps": 2_000, "learning_rate": 5e-4, "lr_scheduler_type": "cosine", "warmup_steps": 0.02},
+    ),
 }
 
 
