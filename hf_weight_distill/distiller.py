@@ -21,6 +21,7 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -37,7 +38,7 @@ from .plan import WeightPlan, build_plan, decoder_inputs, tensors_of
 from .recipes import recipe_config
 from .schedules import SCHEDULES, build_schedules
 from .sources import SOURCES
-from .starts import random_start, teacher_start
+from .starts import random_start, student_start, teacher_start
 from .teachers.pseudo_labels import generate_pseudo_labels
 from .trainer import (
     WeightDistillTrainer,
@@ -257,6 +258,7 @@ class WeightDistiller:
         generator_args = generator_args or self._arguments(self.config.generator_args, run / "generator")
         finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune")
         self._check_run(run, generator_args, resume_from_checkpoint)
+        self.teacher.to(generator_args.device)
         pseudo = run / "pseudo_labels" if self.config.pseudo_labels != "none" else None
         with generator_args.main_process_first(desc="preparing the data"):
             features = self.features(train_dataset, pseudo)
@@ -279,6 +281,7 @@ class WeightDistiller:
         """Phase 1, and across the boundary: the generated student lies in ``folder`` when it is over."""
         if resume and folder.exists():
             return type(self.teacher).from_pretrained(folder, dtype=torch.float32)
+        set_seed(args.seed)  # random starts are drawn before the trainer sets it
         self._model = self._build_model(self._calibration_batches(features))
         self._train(self._model, "generator", args, shared, resume)
         student = self._finished(self._model.materialize())
@@ -290,16 +293,16 @@ class WeightDistiller:
         self, student: PreTrainedModel, args: WeightDistillTrainingArguments, shared: dict[str, Any], resume: bool
     ) -> PreTrainedModel:
         """Phase 2: the student as a plain model, or under a source of its own (over-parameterised, say)."""
-        config = self.config
-        plan = build_plan(student, StudentShape())
-        linear = {c.path: c.student_names for c in plan.classes if c.weight_class.role == "linear"}
-        for name in plan.constants:  # loaded computed positions ask for a gradient and never get one
-            tensors_of(student)[name].requires_grad_(False)
+        config, tensors = self.config, tensors_of(student)
+        linear = {c.path: c.student_names for c in self.plan.classes if c.weight_class.role == "linear"}
+        for name in self.plan.constants:  # loaded computed positions ask for a gradient and never get one
+            tensors[name].requires_grad_(False)
         callbacks = shared["callbacks"] + build_schedules(config.schedules, linear)
         model: torch.nn.Module = student
         if config.finetune_source is not None:
+            start = {c.path: student_start(c, tensors) for c in self.plan.classes}
             options = self._beside_run(config.finetune_source, config.finetune_source_options)
-            model = WeightDistillModel(plan, student, teacher_start(plan, student), config.finetune_source, options)
+            model = WeightDistillModel(self.plan, self.teacher, start, config.finetune_source, options)
         self._train(model, "finetune", args, shared | {"callbacks": callbacks}, resume)
         return self._finished(student if model is student else model.materialize())
 

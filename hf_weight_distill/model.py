@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,13 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from .families import NEVER_PROJECTED
 from .plan import ClassPlan, WeightPlan, decoder_inputs, fixed_tensors, stock_student, tensors_of
 from .sources import SOURCES, ClassSpec, ClassStart, WeightSource
+
+
+@dataclass
+class ExposingOutput(Seq2SeqLMOutput):
+    """The student's outputs and what its weight source exposes; a dataclass, because DDP rebuilds outputs by fields."""
+
+    exposed: dict[str, Any] | None = None
 
 
 class WeightDistillModel(nn.Module):
@@ -55,7 +63,7 @@ class WeightDistillModel(nn.Module):
         specs = [_spec(c, tensors, start[c.path]) for c in plan.generated]
         self.source: WeightSource = SOURCES[source](specs, **(source_options or {}))
         self.free = nn.ParameterDict(
-            {_key(c.path): nn.Parameter(_free_start(c, tensors, start[c.path])) for c in plan.trained}
+            {_key(c.path): nn.Parameter(start[c.path].weight.clone()) for c in plan.trained}
         )
         self.fixed = _Buffers({_key(name): tensor for name, tensor in fixed_tensors(plan, teacher).items()})
         shell = stock_student(teacher, plan.student_config, device="meta")
@@ -115,7 +123,7 @@ class WeightDistillModel(nn.Module):
     ) -> Seq2SeqLMOutput:
         """Runs the student with freshly generated weights; arguments are the stock model's.
 
-        ``output_exposed`` adds what the source exposes (see ``WeightSource.exposed``) to the outputs.
+        ``output_exposed`` adds what the source exposes (see ``WeightSource.exposed``) as ``outputs.exposed``.
         """
         if decoder_input_ids is None and labels is not None:
             decoder_input_ids = decoder_inputs(self._shell, labels)
@@ -125,8 +133,7 @@ class WeightDistillModel(nn.Module):
         self._shell.train(self.training)
         outputs = functional_call(self._shell, self.student_weights(), (), inputs | kwargs)
         if output_exposed:
-            for name, tensors in self.source.exposed().items():  # a ModelOutput refuses update()
-                outputs[name] = tensors
+            outputs = ExposingOutput(**outputs, exposed=self.source.exposed())
         return outputs
 
     def generate(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -189,10 +196,3 @@ def _spec(c: ClassPlan, tensors: dict[str, Tensor], start: ClassStart) -> ClassS
     project = reach if row.layered else [r and x for r, x in zip(reach, c.changed_axes, strict=True)]
     teacher = c.stack(tensors).cpu()
     return ClassSpec(c.path, c.axes, teacher, c.student_shape, changed, row.role, tuple(project), start)
-
-
-def _free_start(c: ClassPlan, tensors: dict[str, Tensor], start: ClassStart) -> Tensor:
-    """Norms outside the layers: the teacher's own where the shape allows it, else the start's."""
-    if start.mix is None and c.unchanged:
-        return c.stack(tensors).squeeze(1).cpu().clone()
-    return start.weight.clone()

@@ -35,12 +35,21 @@ from .sources.base import ClassStart, Projection, contract
 
 
 def random_start(plan: WeightPlan, teacher: PreTrainedModel, seed: int = 0) -> dict[str, ClassStart]:
-    """The student's own random initialisation: no teacher weights at all."""
+    """The student's own random initialisation.
+
+    As in the publication, norms outside the layers are the teacher's own where the width stays; nothing else is.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student = stock_student(teacher, plan.student_config, device="cpu")
-    tensors = tensors_of(student)
-    return {c.path: ClassStart(torch.stack([tensors[n].detach() for n in c.student_names])) for c in plan.classes}
+    copied = {c.path for c in plan.trained if c.unchanged}
+    fresh, old = tensors_of(student), tensors_of(teacher)
+    return {c.path: student_start(c, old if c.path in copied else fresh) for c in plan.classes}
+
+
+def student_start(c: ClassPlan, tensors: dict[str, Tensor]) -> ClassStart:
+    """A class of weights of a student that exists already, whatever it came from."""
+    return ClassStart(torch.stack([tensors[name].detach().cpu() for name in c.student_names]))
 
 
 def teacher_start(

@@ -107,6 +107,9 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         needs = check_objectives(objectives, teacher is not None, isinstance(model, WeightDistillModel))
         if isinstance(model, WeightDistillModel):
             refuse_activation_checkpointing(kwargs["args"])
+            for objective, _ in objectives.values():
+                if "exposed" in objective.needs:
+                    objective.check(model.source.exposed())
         super().__init__(model=model, **kwargs)
         self.model_accepts_loss_kwargs = True  # makes the base class count label tokens
         self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in objectives.items()})

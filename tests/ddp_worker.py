@@ -23,14 +23,15 @@ def train(phase, folder, **options):
             module.dropout = 0.0
     teacher.config.dropout = 0.0
     plan = build_plan(teacher, StudentShape(decoder_layers=1))
-    model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher))
+    source, extra = ("mpo", {"tensor_constraint": 1.0}) if phase == "opdf" else ("generator", {})
+    model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher, layers="last"), source)
     if phase == "finetune":
         model = model.materialize()
     args = arguments(folder, optim="sgd", max_steps=2, learning_rate=0.5, max_grad_norm=0.0, **options)
     trainer = WeightDistillTrainer(
         model,
         args=args,
-        objectives=build_objectives({"cross_entropy": 1.0, "kl": 0.5}, label_smoothing=0.1),
+        objectives=build_objectives({"cross_entropy": 1.0, "kl": 0.5, **extra}, label_smoothing=0.1),
         teacher=teacher,
         train_dataset=random_features(16),
         data_collator=_PlainCollator(39),

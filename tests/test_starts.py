@@ -271,3 +271,11 @@ def test_the_random_start_is_the_stock_initialisation_and_leaves_the_generator_a
     torch.manual_seed(5)
     fresh = tensors_of(stock_student(teacher, plan.student_config, device="cpu"))
     assert all(torch.equal(start[c.path].weight[s], fresh[n]) for c in plan.classes for s, n in enumerate(c.student_names))
+
+
+def test_the_random_start_keeps_the_outer_norms_of_the_teacher_as_published():
+    teacher = tiny_teacher("t5")
+    same, narrow = (build_plan(teacher, StudentShape(d_model=width)) for width in (16, 8))
+    norm = teacher.decoder.final_layer_norm.weight
+    assert torch.equal(random_start(same, teacher)["decoder.final_layer_norm.weight"].weight[0], norm)
+    assert torch.equal(random_start(narrow, teacher)["decoder.final_layer_norm.weight"].weight[0], torch.ones(8))

@@ -33,7 +33,7 @@ def trainer(model, folder, weights, **options):
 def test_it_is_the_naive_mean_of_squares_times_the_tokens():
     pairs = [(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)), (torch.randn(4, 1, 1, 4), torch.randn(4, 1, 1, 4))]
     outputs = Seq2SeqLMOutput(logits=torch.zeros(2, 3, 5))
-    outputs["auxiliary"] = pairs
+    outputs["exposed"] = {"auxiliary": pairs}
     means = [sum((a - b) ** 2 for a, b in zip(x.flatten(), y.flatten(), strict=True)) / x.numel() for x, y in pairs]
     torch.testing.assert_close(TensorConstraint()(outputs, None, LABELS), 5 * sum(means) / 2)
 
@@ -46,7 +46,7 @@ def test_zero_with_itself_then_a_gradient_on_auxiliary_tensors_alone(unit_sites)
     value = objective(model(**batch, output_exposed=True), None, batch["labels"])
     assert value.item() == 0
     with torch.no_grad():
-        for p in model.source.slow_parameters():
+        for p in model.source.sites.parameters():
             p.add_(0.1 * torch.randn_like(p))
     value = objective(model(**batch, output_exposed=True), None, batch["labels"])
     tokens = (batch["labels"] != -100).sum()
@@ -68,7 +68,7 @@ def test_another_layer_of_the_group_is_held_too():
 def test_a_step_moves_the_student_towards_the_teacher():
     teacher, model = mpo_model(layers="first")
     batch, objective = random_batch(teacher), TensorConstraint()
-    optimizer, values = torch.optim.SGD(model.source.slow_parameters(), lr=1.0), []
+    optimizer, values = torch.optim.SGD(model.source.sites.parameters(), lr=1.0), []
     for _ in range(3):
         optimizer.zero_grad()
         value = objective(model(**batch, output_exposed=True), None, batch["labels"])
@@ -104,7 +104,7 @@ def test_a_narrower_student_has_nothing_to_hold():
     teacher, model = mpo_model(StudentShape(d_model=8, attention_heads=2, ffn_dim=12))
     message = "no linear matrix of the teacher's shape.*expected at least one.*drop tensor_constraint.*works alone"
     with pytest.raises(ValueError, match=message):
-        TensorConstraint.check(model.source.exposed())
+        TensorConstraint().check(model.source.exposed())
     batch = random_batch(teacher)
     with pytest.raises(ValueError, match=message):
         TensorConstraint()(model(**batch, output_exposed=True), None, batch["labels"])
@@ -113,8 +113,8 @@ def test_a_narrower_student_has_nothing_to_hold():
 def test_another_source_has_nothing_to_hold():
     _, model = mpo_model(source="direct")
     with pytest.raises(ValueError, match="source without auxiliary tensors, and expected 'mpo'"):
-        TensorConstraint.check(model.source.exposed())
-    TensorConstraint.check(mpo_model()[1].source.exposed())
+        TensorConstraint().check(model.source.exposed())
+    TensorConstraint().check(mpo_model()[1].source.exposed())
 
 
 def test_a_plain_student_is_refused_before_training(tmp_path):

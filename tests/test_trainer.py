@@ -54,7 +54,7 @@ def test_one_times_eight_and_two_times_four_are_one_gradient(phase, tmp_path):
         assert [x[k] for k in ("loss", "cross_entropy", "kl")] == pytest.approx([y[k] for k in ("loss", "cross_entropy", "kl")])
 
 
-@pytest.mark.parametrize("phase", ["generator", "finetune"])
+@pytest.mark.parametrize("phase", ["generator", "finetune", "opdf"])
 def test_two_processes_are_one(phase, tmp_path):
     target = tmp_path / "weights.pt"
     with socket.socket() as free:

@@ -1,6 +1,7 @@
 """What an objective is."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers.modeling_outputs import Seq2SeqLMOutput
@@ -18,13 +19,21 @@ class Objective(nn.Module):
         name, paper: for the model card.
         options: names of the constructor's arguments that a configuration sets.
         needs: ``"teacher"`` (a live teacher's outputs), ``"hidden_states"``, ``"attentions"`` (of both), ``"exposed"``
-            (what the weight source exposes, see ``WeightSource.exposed``; it stands in the student's outputs).
+            (what the weight source exposes, see ``WeightSource.exposed``; it stands in ``student.exposed``). The source's
+            padding mask is always there, as ``student["encoder_mask"]``.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     options: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
+
+    def check(self, exposed: Mapping[str, Any]) -> None:
+        """Whether what a weight source exposes will do; asked before training of objectives that need it.
+
+        Raises:
+            ValueError: it will not.
+        """
 
     def forward(self, student: Seq2SeqLMOutput, teacher: Seq2SeqLMOutput | None, labels: Tensor) -> Tensor:
         """The loss, summed over labels that are not -100."""

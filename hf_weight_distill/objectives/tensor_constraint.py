@@ -21,7 +21,7 @@ class TensorConstraint(Objective):
     so that the logged value is :math:`L_{aux}`, whatever the batch. The central tensor gets no gradient from here.
 
     Shapes:
-        ``student["auxiliary"]`` is a list of pairs of equal shapes, from ``MPO.exposed``.
+        ``student["exposed"]["auxiliary"]`` is a list of pairs of equal shapes, from ``MPO.exposed``.
 
     Requirements:
         The source ``mpo``, and at least one linear matrix of the student as wide as the teacher's.
@@ -44,9 +44,8 @@ class TensorConstraint(Objective):
     paper = "https://arxiv.org/abs/2411.06448"
     needs = frozenset({"exposed"})
 
-    @staticmethod
-    def check(exposed: Mapping[str, Any]) -> None:
-        """Whether there is something to hold; ``exposed`` is ``WeightSource.exposed()`` or a model's outputs.
+    def check(self, exposed: Mapping[str, Any]) -> None:
+        """Whether there is something to hold.
 
         Raises:
             ValueError: the source has no auxiliary tensors, or none has a counterpart in the teacher.
@@ -65,6 +64,7 @@ class TensorConstraint(Objective):
 
     def forward(self, student: Seq2SeqLMOutput, teacher: Seq2SeqLMOutput | None, labels: Tensor) -> Tensor:
         """``L_aux`` times the number of label tokens."""
-        self.check(student)
-        errors_K = torch.stack([mse_loss(ours.float(), theirs.float()) for ours, theirs in student["auxiliary"]])
+        self.check(student["exposed"])
+        pairs = student["exposed"]["auxiliary"]
+        errors_K = torch.stack([mse_loss(ours.float(), theirs.float()) for ours, theirs in pairs])
         return errors_K.mean() * (labels != IGNORED).sum()

@@ -5,7 +5,7 @@ Sources receive tensors, shapes and axis names; they know neither models nor fam
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ class WeightSource(nn.Module):
         """``{path: W_SPQ}`` for every class."""
         return {path: self.weight(key) for key, path in self.paths.items()}
 
-    def exposed(self) -> dict[str, list[Tensor]]:
+    def exposed(self) -> dict[str, Any]:
         """Tensors of the parameterisation that an objective may look at, beside the student's outputs.
 
         The model puts them into its outputs under these names where an objective ``needs`` them.
