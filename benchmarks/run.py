@@ -159,7 +159,11 @@ def main() -> None:
             file.write_text("\n".join(translations) + "\n", encoding="utf-8")
         with options.results.open("a", encoding="utf-8") as results:
             results.write(json.dumps(row) + "\n")
-        print(json.dumps({k: row.get(k) for k in ("student", "arm", "learning_rate", "validation_bleu", "test_bleu", "seconds")}))
+        print(
+            json.dumps(
+                {k: row.get(k) for k in ("student", "arm", "learning_rate", "validation_bleu", "test_bleu", "seconds")}
+            )
+        )
 
 
 if __name__ == "__main__":

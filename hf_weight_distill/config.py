@@ -55,7 +55,9 @@ class StudentShape:
         if not groups or not all(groups):
             raise ValueError(f"{name}={groups!r}: every student layer needs at least one teacher layer")
         if getattr(self, layers) not in (None, len(groups)):
-            raise ValueError(f"{layers}={getattr(self, layers)} but {name} has {len(groups)} groups: give one or the other")
+            raise ValueError(
+                f"{layers}={getattr(self, layers)} but {name} has {len(groups)} groups: give one or the other"
+            )
 
     @staticmethod
     def _check_number(name: str, value: Any) -> None:
@@ -90,7 +92,7 @@ class WeightDistillConfig:
         width: how the start narrows the residual stream: ``"pca"`` (a shared orthogonal projection), ``"importance"``
             (dimensions with the most energy) or ``"uniform"`` (the first ones).
         calibration_sentences: training sentences that the start looks at.
-        finetune_source: weight source of phase 2, started from the generated student; ``None`` trains it as a plain model.
+        finetune_source: weight source of phase 2, started from the generated student; ``None``: a plain model.
         finetune_source_options: options of that source.
         schedules: what happens to the weights during phase 2; keys of ``schedules.SCHEDULES`` with their options.
         generator_objectives: objectives of phase 1 with their weights; keys of ``objectives.OBJECTIVES``.
@@ -99,6 +101,7 @@ class WeightDistillConfig:
         temperature: of the KL divergence to the teacher.
         objective_options: further options of objectives, by name.
         pseudo_labels: ``"none"`` (gold targets), ``"replace"`` (the teacher's translations) or ``"augment"`` (both).
+        pseudo_labels_dir: where they are kept, for several runs to share; ``None``: beside the run.
         num_beams: beam size of the pseudo labels.
         length_penalty: of the pseudo labels.
         generator_args: arguments of ``WeightDistillTrainingArguments`` for phase 1.
@@ -123,6 +126,7 @@ class WeightDistillConfig:
     temperature: float = 1.0
     objective_options: dict[str, Any] = field(default_factory=dict)
     pseudo_labels: str = "none"
+    pseudo_labels_dir: str | None = None
     num_beams: int = 6
     length_penalty: float = 1.0
     generator_args: dict[str, Any] = field(default_factory=dict)

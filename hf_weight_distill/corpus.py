@@ -1224,6 +1224,7 @@ class _Grammar:
 # Sentences
 # ---------------------------------------------------------------------------------------------------------------------
 
+
 def _pair(english: str, german: str, mark: str = ".") -> Pair:
     return _sentence(english, mark), _sentence(german, mark)
 

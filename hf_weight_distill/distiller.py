@@ -178,7 +178,9 @@ class WeightDistiller:
             check_features(data, self.teacher.config.pad_token_id)
             return data
         if self.tokenizer is None:
-            raise ValueError("text pairs need a tokenizer: give one to WeightDistiller, or pass features (input_ids, labels)")
+            raise ValueError(
+                "text pairs need a tokenizer: give one to WeightDistiller, or pass features (input_ids, labels)"
+            )
         is_name = isinstance(data, str | os.PathLike)
         pairs = load_pairs(data, "train" if is_name and str(data) == "built-in" else None)
         if pseudo_labels_dir is not None:
@@ -198,8 +200,8 @@ class WeightDistiller:
         config = self.config
         if isinstance(pairs, IterableDataset):
             raise ValueError(
-                "pseudo labels need a data set of known length, this one is a stream: load it without streaming, or set "
-                "pseudo_labels='none' and use the kl objective"
+                "pseudo labels need a data set of known length, this one is a stream: load it without streaming, or "
+                "set pseudo_labels='none' and use the kl objective"
             )
         labelled = generate_pseudo_labels(
             self.teacher,
@@ -259,7 +261,9 @@ class WeightDistiller:
         finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune")
         self._check_run(run, generator_args, resume_from_checkpoint)
         self.teacher.to(generator_args.device)
-        pseudo = run / "pseudo_labels" if self.config.pseudo_labels != "none" else None
+        pseudo = None
+        if self.config.pseudo_labels != "none":
+            pseudo = Path(self.config.pseudo_labels_dir or run / "pseudo_labels")
         with generator_args.main_process_first(desc="preparing the data"):
             features = self.features(train_dataset, pseudo)
         evaluation = None if eval_dataset is None else self.features(eval_dataset)
@@ -345,8 +349,8 @@ class WeightDistiller:
     def _check_run(self, run: Path, args: WeightDistillTrainingArguments, resume: bool) -> None:
         if run.exists() and any(run.iterdir()) and not resume and args.process_index == 0:
             raise ValueError(
-                f"the folder {str(run)!r} exists and is not empty: choose another output_dir, delete it, or go on with the "
-                "run in it by resume_from_checkpoint=True"
+                f"the folder {str(run)!r} exists and is not empty: choose another output_dir, delete it, or go on with "
+                "the run in it by resume_from_checkpoint=True"
             )
         config = self.config
         check_source(config.source, config.source_options)
@@ -431,7 +435,13 @@ class WeightDistiller:
         _write_whole(folder, write)
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool | None = None, token: str | None = None, revision: str | None = None, **card: Any
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        **card: Any,
     ) -> str:
         """Uploads what :meth:`save_pretrained` writes, in one commit.
 
@@ -498,10 +508,12 @@ class _PlainCollator:
 
 
 def _check_teacher(teacher: PreTrainedModel) -> None:
-    if hasattr(teacher, "peft_config") or any("lora_" in name or ".base_layer." in name for name, _ in teacher.named_parameters()):
+    if hasattr(teacher, "peft_config") or any(
+        "lora_" in name or ".base_layer." in name for name, _ in teacher.named_parameters()
+    ):
         raise ValueError(
-            "the teacher carries PEFT adapters that are not merged into its weights, which is what the generator reads: "
-            "pass PeftModel.from_pretrained(base, adapter).merge_and_unload()"
+            "the teacher carries PEFT adapters that are not merged into its weights, which is what the generator "
+            "reads: pass PeftModel.from_pretrained(base, adapter).merge_and_unload()"
         )
     if not isinstance(teacher, PreTrainedModel):
         raise ValueError(f"the teacher is a {type(teacher).__name__}: expected a transformers PreTrainedModel")
@@ -509,8 +521,8 @@ def _check_teacher(teacher: PreTrainedModel) -> None:
     half = sorted({str(p.dtype) for p in teacher.parameters() if p.dtype != torch.float32})
     if half:
         raise ValueError(
-            f"the teacher has {', '.join(half)} weights; the generator computes in float32 and would inherit their rounding: "
-            "load it with dtype=torch.float32, or call teacher.float()"
+            f"the teacher has {', '.join(half)} weights; the generator computes in float32 and would inherit their "
+            "rounding: load it with dtype=torch.float32, or call teacher.float()"
         )
 
 

@@ -14,7 +14,7 @@ says what each axis means, output axis first:
 ``ffn``       neurons of one feed-forward module
 ========== ==================================================================================================
 
-The inner axes (``qk``, ``vo``, ``heads``, ``ffn``) belong to a ``unit``, the module whose classes have to agree on them.
+The inner axes (``qk``, ``vo``, ``heads``, ``ffn``) belong to a ``unit``, the module whose classes must agree on them.
 
 To add a family, write its rows with the helpers below and add it to :data:`FAMILIES`; the partition test
 (``tests/test_families.py``) tells at once which parameters the table forgets.
@@ -34,7 +34,8 @@ class WeightClass:
     Args:
         path: parameter name with ``{}`` for the layer; without ``{}`` the parameter exists once.
         axes: meaning of each axis, output axis first.
-        role: ``"linear"``, ``"bias"``, ``"norm_weight"``, ``"norm_bias"``, ``"embedding"``, ``"head"`` or ``"relative_bias"``.
+        role: ``"linear"``, ``"bias"``, ``"norm_weight"``, ``"norm_bias"``, ``"embedding"``, ``"head"`` or
+            ``"relative_bias"``.
         unit: the module whose classes share the inner axes, or ``None``.
         stream: ``"encoder"`` or ``"decoder"``: whose tokens flow through it (cross-attention keys: the encoder's).
         key: it makes attention keys, whose mean over tokens changes nothing.
@@ -195,8 +196,12 @@ _BIAS_BUFFER = ("final_logits_bias",)
 FAMILIES: dict[str, Family] = {
     "marian": Family("Marian", _BART_CLASSES, _BART_SHAPE, _LAST_POST_NORM, _POSITION_PARAMETERS, _BIAS_BUFFER),
     "bart": Family("BART", _BART_CLASSES + _LEARNED_POSITIONS, _BART_SHAPE, _LAST_POST_NORM, (), _BIAS_BUFFER),
-    "mbart": Family("mBART", _BART_CLASSES + _LEARNED_POSITIONS, _BART_SHAPE, "model.decoder.layer_norm", (), _BIAS_BUFFER),
-    "pegasus": Family("Pegasus", _BART_CLASSES, _BART_SHAPE, "model.decoder.layer_norm", _POSITION_PARAMETERS, _BIAS_BUFFER),
+    "mbart": Family(
+        "mBART", _BART_CLASSES + _LEARNED_POSITIONS, _BART_SHAPE, "model.decoder.layer_norm", (), _BIAS_BUFFER
+    ),
+    "pegasus": Family(
+        "Pegasus", _BART_CLASSES, _BART_SHAPE, "model.decoder.layer_norm", _POSITION_PARAMETERS, _BIAS_BUFFER
+    ),
     "m2m_100": Family("M2M100 (NLLB)", _BART_CLASSES, _BART_SHAPE, "model.decoder.layer_norm", _POSITION_BUFFERS, ()),
     "t5": _t5("T5", bias_in_every_block=False),
     "mt5": _t5("mT5", bias_in_every_block=False),

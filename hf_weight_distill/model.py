@@ -62,9 +62,7 @@ class WeightDistillModel(nn.Module):
         tensors = tensors_of(teacher)
         specs = [_spec(c, tensors, start[c.path]) for c in plan.generated]
         self.source: WeightSource = SOURCES[source](specs, **(source_options or {}))
-        self.free = nn.ParameterDict(
-            {_key(c.path): nn.Parameter(start[c.path].weight.clone()) for c in plan.trained}
-        )
+        self.free = nn.ParameterDict({_key(c.path): nn.Parameter(start[c.path].weight.clone()) for c in plan.trained})
         self.fixed = _Buffers({_key(name): tensor for name, tensor in fixed_tensors(plan, teacher).items()})
         shell = stock_student(teacher, plan.student_config, device="meta")
         object.__setattr__(self, "_shell", shell)  # not a submodule: meta tensors can be neither moved nor saved

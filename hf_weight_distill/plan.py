@@ -235,15 +235,16 @@ def _attributes(family: Family, name: str, value: int | tuple[int, int]) -> tupl
     """Configuration attributes of a field of the shape, and their values."""
     if name not in family.shape:
         raise ValueError(
-            f"{name} is no dimension of its own in {family.name}, where a head has d_model / attention_heads dimensions; "
-            "set attention_heads"
+            f"{name} is no dimension of its own in {family.name}, where a head has d_model / attention_heads "
+            "dimensions; set attention_heads"
         )
     attributes = family.shape[name]
     values = value if isinstance(value, tuple) else (value,) * len(attributes)
     if len(attributes) == 1:
         if len(set(values)) > 1:
             raise ValueError(
-                f"{name}={value}: {family.name} has one {attributes[0]!r} for both stacks and cannot express two; give one number"
+                f"{name}={value}: {family.name} has one {attributes[0]!r} for both stacks and cannot "
+                "express two; give one number"
             )
         values = values[:1]
     return attributes, values
@@ -279,8 +280,8 @@ def _groups(stack: str, config: PretrainedConfig, shape: StudentShape, family: F
     student_layers = getattr(shape, f"{stack}_layers") or teacher_layers
     if student_layers > teacher_layers:
         raise ValueError(
-            f"{student_layers} student layers from {teacher_layers} teacher layers in the {stack}: a deeper student needs "
-            f"{stack}_groups, which may name a teacher layer more than once"
+            f"{student_layers} student layers from {teacher_layers} teacher layers in the {stack}: a deeper student "
+            f"needs {stack}_groups, which may name a teacher layer more than once"
         )
     if teacher_layers % student_layers:
         fitting = [str(n) for n in range(1, teacher_layers + 1) if teacher_layers % n == 0]
@@ -301,13 +302,20 @@ def _describe(plan: WeightPlan) -> str:
     for name, attributes in family.shape.items():
         for attribute in attributes:
             old, new = getattr(teacher, attribute), getattr(student, attribute)
-            lines.append(f"  {attribute if len(attributes) > 1 else name:<24} {old:>6} -> {new}" + ("" if old != new else "  (unchanged)"))
+            lines.append(
+                f"  {attribute if len(attributes) > 1 else name:<24} {old:>6} -> {new}"
+                + ("" if old != new else "  (unchanged)")
+            )
     for stack in ("encoder", "decoder"):
         layered = next(c for c in plan.classes if c.weight_class.layered and c.weight_class.stack == stack)
         for layer, group in enumerate(layered.groups):
-            lines.append(f"  {stack} layer {layer} <- teacher layer{'s' * (len(group) > 1)} {', '.join(map(str, group))}")
+            lines.append(
+                f"  {stack} layer {layer} <- teacher layer{'s' * (len(group) > 1)} {', '.join(map(str, group))}"
+            )
     changed = [c for c in plan.generated if not c.unchanged]
-    lines.append(f"  generated: {len(changed)} classes that change, {len(plan.generated) - len(changed)} of unchanged shape")
+    lines.append(
+        f"  generated: {len(changed)} classes that change, {len(plan.generated) - len(changed)} of unchanged shape"
+    )
     for c in changed:
         lines.append(f"    {c.path:<58} {_size(c.groups, c.teacher_shape)} -> {_size(c.groups, c.student_shape, 1)}")
     lines += [f"  trained as they are: {', '.join(c.path for c in plan.trained) or 'none'}"]

@@ -34,8 +34,8 @@ RECIPES: dict[str, WeightDistillConfig] = {
         generator_args={**_PAPER_OPTIMIZER, "warmup_steps": 4_000},
         finetune_args={**_PAPER_OPTIMIZER, "warmup_steps": 1_000},
     ),
-    # Over-parameterised distillation (arXiv 2411.06448): copied layers, trained as matrix product operators. For a student
-    # narrower than its teacher leave tensor_constraint out of generator_objectives.
+    # Over-parameterised distillation (arXiv 2411.06448): copied layers, trained as matrix product operators. For a
+    # student narrower than its teacher leave tensor_constraint out of generator_objectives.
     "opdf": WeightDistillConfig(
         source="mpo",
         source_options={"unit_sites": 1},

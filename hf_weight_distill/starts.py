@@ -1,6 +1,6 @@
 r"""Students that exist before any training: the structured start.
 
-**Depth.** Each student layer starts as one teacher layer of its group. Never as their mean: layers do not share a basis.
+**Depth.** Each student layer starts as one teacher layer of its group, never as their mean: layers share no basis.
 
 **Width.** One matrix ``R`` of shape ``(d_t, d_s)`` with orthonormal columns carries the whole residual stream, of both
 stacks: the student's state is meant to be :math:`x' = R^\top x`. Then, for a linear map :math:`y = Wx + b`,
@@ -8,7 +8,7 @@ stacks: the student's state is meant to be :math:`x' = R^\top x`. Then, for a li
 * a matrix that reads the stream becomes :math:`W R`, one that writes it :math:`R^\top W`, its bias :math:`R^\top b`;
 * embeddings become :math:`c\,E R`; where a family multiplies embeddings by :math:`\sqrt{d}`, :math:`c = \sqrt{d_t/d_s}`
   keeps the product. A tied head reads the same matrix, so that the norm in front of it is scaled by what keeps the
-  logits: :math:`\kappa = a_t / (c\, a_s)`, with :math:`a` the family's own factor on tied logits (T5: :math:`d^{-1/2}`).
+  logits: :math:`\kappa = a_t / (c\, a_s)`, with :math:`a` the family's factor on tied logits (T5: :math:`d^{-1/2}`).
 * LayerNorm subtracts the mean, that is the component along :math:`u = 1/\sqrt d`. ``R`` maps the teacher's ``u`` to the
   student's, so that both subtract the same thing: :math:`R = u_t u_s^\top + V O U_s^\top`, with ``V`` the principal
   components of the centred states, ``U_s`` a basis of what is orthogonal to ``u_s`` and ``O`` a rotation that is free.
@@ -88,9 +88,9 @@ def _refuse_growth(plan: WeightPlan) -> None:
         for axis, old, new in zip(c.axes, c.teacher_shape, c.student_shape, strict=True):
             if new > old:
                 raise ValueError(
-                    f"{c.path}: the student's {axis!r} axis has {new} dimensions, the teacher's {old}. A start from the "
-                    "teacher chooses dimensions and cannot invent them: give a smaller shape, or use recipe='paper', "
-                    "whose random projections reach any size"
+                    f"{c.path}: the student's {axis!r} axis has {new} dimensions, the teacher's {old}. A start from "
+                    "the teacher chooses dimensions and cannot invent them: give a smaller shape, or use "
+                    "recipe='paper', whose random projections reach any size"
                 )
 
 

@@ -62,6 +62,7 @@ def check_objectives(
     Raises:
         ValueError: it cannot.
     """
+
     def named(need: str) -> str:
         return ", ".join(name for name, (objective, _) in objectives.items() if need in objective.needs)
 
@@ -69,8 +70,8 @@ def check_objectives(
         raise ValueError(f"the objective {named('teacher')} needs a live teacher: pass teacher=, or use cross_entropy")
     if named("exposed") and not has_source:
         raise ValueError(
-            f"the objective {named('exposed')} looks at the tensors of a weight source, and a plain student has none: use "
-            "it in the phase that has the source (source, finetune_source)"
+            f"the objective {named('exposed')} looks at the tensors of a weight source, and a plain student has none: "
+            "use it in the phase that has the source (source, finetune_source)"
         )
     return frozenset().union(*(objective.needs for objective, _ in objectives.values()))
 
@@ -218,4 +219,6 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         embeddings = {id(m.weight): m.weight for m in self.model.modules() if isinstance(m, nn.Embedding)}
         for weight in embeddings.values():
             if weight.requires_grad and pad is not None and pad < len(weight) and not weight[pad].any():
-                weight.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor(pad, device=gradient.device), 0))
+                weight.register_hook(
+                    lambda gradient: gradient.index_fill(0, torch.tensor(pad, device=gradient.device), 0)
+                )

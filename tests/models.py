@@ -93,7 +93,7 @@ def _cached(family: str) -> PreTrainedModel:
     torch.manual_seed(0)
     model = _build(family)
     with torch.no_grad():  # zero biases and unit norms would hide mistakes
-        for name, p in model.named_parameters():
+        for p in model.parameters():
             if p.requires_grad:
                 p.add_(0.1 * torch.randn_like(p))
     if "final_logits_bias" in dict(model.named_buffers()):

@@ -9,7 +9,16 @@ import hf_weight_distill
 
 ROOT = Path(hf_weight_distill.__file__).parent
 MODULES = sorted(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in ROOT.rglob("*.py"))
-ORDER = ["families", "plan", "calibration", "starts", "model", "trainer", "distiller", "cli"]  # each may import those before
+ORDER = [
+    "families",
+    "plan",
+    "calibration",
+    "starts",
+    "model",
+    "trainer",
+    "distiller",
+    "cli",
+]  # each may import those before
 LEAVES = {"config", "card", "report", "corpus"}
 SEAMS = {"sources", "objectives", "schedules", "teachers"}
 
@@ -63,6 +72,8 @@ def test_trainer_model_and_distiller_know_no_variant_by_name(word):
     for module in ("trainer", "model", "distiller"):
         tree = ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
         strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-        names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {
+            n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)
+        }
         assert not {kind.__name__ for kind in registry.values()} & names
         assert not (set(registry) - {"generator"}) & strings  # "generator" is also the name of phase 1

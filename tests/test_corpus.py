@@ -239,7 +239,8 @@ def test_the_finite_verb_agrees_with_its_pronoun(pairs):
 # ---- German: word order
 
 FINITE = (
-    r"(?:\w+(?:t|te|ten|st|en|ern|e)|bin|ist|sind|bist|war|warst|hat|hast|wird|kann|muss|will|darf|weiß|hatte|zurückkomme)"
+    r"(?:\w+(?:t|te|ten|st|en|ern|e)|bin|ist|sind|bist|war|warst|hat|hast|wird|kann|muss|will|darf|weiß|hatte|"
+    r"zurückkomme)"
 )
 MODAL = "kann kannst können muss musst müssen will willst wollen darf darfst dürfen sollte solltest sollten".split()
 PREFIX = {"anzurufen": ("ruf", "an"), "abzuholen": ("hol", "ab"), "einzuladen": ("lad|läd", "ein")}
@@ -347,6 +348,7 @@ def test_two_way_prepositions_follow_motion_or_rest(pairs):
                 assert article == ("der" if SPOT_GENDER[noun] == "f" else "dem"), de
                 lie += 1
     assert put > 20 and lie > 20
+
 
 GOLDEN = [
     (

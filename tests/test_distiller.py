@@ -44,7 +44,7 @@ def load(marian, **options):
     return WeightDistiller.from_pretrained(marian, student=SHAPE, **{"config": CONFIG} | options)
 
 
-# --- the way through --------------------------------------------------------------------------------------------------
+# --- the way through -------------------------------------------------------------------------------------------------
 
 
 def test_both_phases_save_and_load_without_this_package(marian, tmp_path):
@@ -80,7 +80,9 @@ print("IDS", ids[0].tolist(), float(model.model.shared.weight[tokenizer.pad_toke
 
 @pytest.mark.parametrize("family", ["bart", "m2m_100", "t5", "flan-t5", "umt5"])
 def test_any_family_without_a_tokenizer(family, tmp_path):
-    distiller = WeightDistiller(tiny_teacher(family), student=replace(SHAPE, d_model=8, attention_heads=2), config=CONFIG)
+    distiller = WeightDistiller(
+        tiny_teacher(family), student=replace(SHAPE, d_model=8, attention_heads=2), config=CONFIG
+    )
     student = distiller.distill(random_features(), output_dir=tmp_path / "run")
     distiller.save_pretrained(tmp_path / "student")
     assert type(student) is type(distiller.teacher)
@@ -119,6 +121,15 @@ def test_pseudo_labels_take_the_place_of_the_gold_or_stand_beside_it(marian, tmp
         assert found[rows - 3] == distiller.tokenizer(text_target=text, truncation=True, max_length=12)["input_ids"]
 
 
+def test_runs_can_share_their_pseudo_labels(marian, tmp_path, monkeypatch):
+    config = replace(CONFIG, pseudo_labels="replace", num_beams=1, pseudo_labels_dir=str(tmp_path / "labels"))
+    load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "a")
+    distiller = load(marian, config=config)
+    monkeypatch.setattr(distiller.teacher, "generate", None)  # the second run must not need it
+    distiller.distill(PAIRS, output_dir=tmp_path / "b")
+    assert not (tmp_path / "a" / "pseudo_labels").exists()
+
+
 def test_max_steps_zero_skips_a_phase(marian, tmp_path):
     distiller = load(marian, config=replace(CONFIG, generator_args=FAST | {"max_steps": 0}))
     distiller.distill(PAIRS, output_dir=tmp_path / "run")
@@ -141,7 +152,7 @@ def test_a_finetune_source_trains_under_a_parameterisation_and_comes_out_stock(m
         torch.testing.assert_close(tensors_of(other)[name], tensor, atol=1e-5, rtol=1e-4)
 
 
-# --- interruption ------------------------------------------------------------------------------------------------------
+# --- interruption ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stop_at", ["generator", "boundary", "finetune"])
@@ -192,7 +203,7 @@ def test_an_export_that_loads_as_something_else_is_not_written(marian, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-# --- refusals ----------------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 
 def test_teachers_that_cannot_be(marian):
@@ -292,7 +303,10 @@ def test_a_stream_needs_no_pseudo_labels(marian, tmp_path):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_runs(marian, tmp_path, recipe):
     config = RECIPES[recipe]
-    small = {name: value | FAST for name, value in (("generator_args", config.generator_args), ("finetune_args", config.finetune_args))}
+    small = {
+        name: value | FAST
+        for name, value in (("generator_args", config.generator_args), ("finetune_args", config.finetune_args))
+    }
     config = replace(config, num_beams=2, **{n: v | {"max_tokens_per_batch": None} for n, v in small.items()})
     student = load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
     assert all(torch.isfinite(t).all() for t in tensors_of(student).values())

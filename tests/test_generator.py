@@ -151,7 +151,9 @@ def test_parameter_count_of_the_papers_small_student():
     assert student == pytest.approx(8.408e6, abs=1e3)
 
 
-@pytest.mark.parametrize("options", [{}, {"share": False}, {"scale": True}, {"activation": "tanh", "scale": True}, {"shift": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"share": False}, {"scale": True}, {"activation": "tanh", "scale": True}, {"shift": False}]
+)
 def test_it_starts_exactly_as_the_start_whatever_its_form(options):
     teacher = tiny_teacher("marian")
     plan = build_plan(teacher, SHAPE)

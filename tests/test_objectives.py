@@ -68,7 +68,11 @@ def test_bad_settings(weights, message):
 @pytest.mark.parametrize("name", [n for n, o in OBJECTIVES.items() if "exposed" not in o.needs])
 def test_contract_finite_scalar_with_gradient_to_the_student_alone(name):
     """Every objective: a scalar, differentiable in the student, indifferent to what lies under -100."""
-    objective, student, teacher = OBJECTIVES[name](), tiny_teacher("marian"), tiny_teacher("marian").requires_grad_(False)
+    objective, student, teacher = (
+        OBJECTIVES[name](),
+        tiny_teacher("marian"),
+        tiny_teacher("marian").requires_grad_(False),
+    )
     with torch.no_grad():
         for p in student.parameters():
             p.add_(0.05 * torch.randn_like(p))

@@ -40,7 +40,11 @@ def test_unequal_groups_are_filled_with_zeros():
         ("marian", {"decoder_layers": 3}, r"4 teacher layers cannot form 3 equal groups.*1, 2 or 4.*decoder_groups"),
         ("marian", {"decoder_layers": 8}, r"8 student layers from 4 teacher layers.*decoder_groups"),
         ("marian", {"encoder_groups": ((0, 7),)}, r"names layers \[7\].*has layers 0 to 3"),
-        ("marian", {"d_model": 10}, r"d_model=10 cannot be divided by encoder_attention_heads=4.*attention_heads to one of 1, 2, 5"),
+        (
+            "marian",
+            {"d_model": 10},
+            r"d_model=10 cannot be divided by encoder_attention_heads=4.*attention_heads to one of 1, 2, 5",
+        ),
         ("marian", {"d_kv": 4}, r"d_kv is no dimension of its own in Marian"),
         ("t5", {"ffn_dim": (8, 12)}, r"ffn_dim=\(8, 12\).*T5 has one 'd_ff' for both stacks"),
         ("t5", {"attention_heads": (2, 4)}, r"one 'num_heads' for both stacks"),
@@ -68,7 +72,12 @@ def test_shapes_check_themselves(shape, message):
 
 def test_different_stacks_where_the_family_has_them():
     config = build_plan(tiny_teacher("bart"), StudentShape(ffn_dim=(8, 12), attention_heads=(2, 4))).student_config
-    found = [config.encoder_ffn_dim, config.decoder_ffn_dim, config.encoder_attention_heads, config.decoder_attention_heads]
+    found = [
+        config.encoder_ffn_dim,
+        config.decoder_ffn_dim,
+        config.encoder_attention_heads,
+        config.decoder_attention_heads,
+    ]
     assert found == [8, 12, 2, 4]
 
 

@@ -23,7 +23,7 @@ def batches_of(model, count=3):
     return [random_batch(model, rows=8, seed=seed) for seed in range(count)]
 
 
-# --- a teacher that is a smaller model, isometrically embedded -----------------------------------------------------
+# --- a teacher that is a smaller model, isometrically embedded -------------------------------------------------------
 
 
 def isometry(family, wide, narrow):
@@ -41,6 +41,26 @@ def spread(tensor, axis, size, where):
     shape = list(tensor.shape)
     shape[axis] = size
     return torch.zeros(shape).index_copy(axis, where, tensor)
+
+
+def randomise(tensor, role):
+    """Norm weights are one constant each."""
+    if role == "norm_weight":
+        tensor.fill_(0.5 + torch.rand(()).item())
+    elif role != "embedding":
+        tensor.copy_(0.5 * torch.randn_like(tensor))
+
+
+def embedded(tensor, c, R, places):
+    """A tensor of the small model in the large one: projected along the stream, spread along inner axes."""
+    for axis, kind in enumerate(c.axes):
+        if kind == "model" and c.weight_class.role == "norm_weight":
+            tensor = tensor[:1].expand(16) * 2**-0.5
+        elif kind == "model":
+            tensor = torch.tensordot(tensor, R, dims=([axis], [1])).movedim(-1, axis)
+        elif kind in places:
+            tensor = spread(tensor, axis, *places[kind])
+    return tensor
 
 
 def embedded_teacher(family, head_size=4, heads=4):
@@ -61,28 +81,14 @@ def embedded_teacher(family, head_size=4, heads=4):
     inner = (kept_heads[:, None] * 4 + torch.randperm(4)[:head_size].sort().values).flatten()
     neurons = torch.randperm(24)[:12].sort().values
     scale = 2**-0.5 if family == "marian" else 1.0  # embeddings are multiplied by sqrt(d)
+    places = {"qk": (16, inner), "vo": (16, inner), "heads": (4, kept_heads), "ffn": (24, neurons)}
     with torch.no_grad():
         for c in plan.classes:
-            if c.weight_class.role == "norm_weight":
-                [small[n].fill_(0.5 + torch.rand(()).item()) for n in c.student_names]
-            elif c.weight_class.role != "embedding":
-                [small[n].copy_(0.5 * torch.randn_like(small[n])) for n in c.student_names]
-        for c in plan.classes:
             for name in c.student_names:
-                tensor = small[name]
-                for axis, kind in enumerate(c.axes):
-                    if kind == "model" and c.weight_class.role == "norm_weight":
-                        tensor = tensor[:1].expand(16) * (2**-0.5 if family == "t5" else 2**-0.5)
-                    elif kind == "model":
-                        tensor = torch.tensordot(tensor, R, dims=([axis], [1])).movedim(-1, axis)
-                    elif kind in ("qk", "vo"):
-                        tensor = spread(tensor, axis, 16, inner)
-                        if kind == "qk" and family == "marian":
-                            tensor = tensor * (4 / head_size) ** 0.25
-                    elif kind == "heads":
-                        tensor = spread(tensor, axis, 4, kept_heads)
-                    elif kind == "ffn":
-                        tensor = spread(tensor, axis, 24, neurons)
+                randomise(small[name], c.weight_class.role)
+                tensor = embedded(small[name], c, R, places)
+                if "qk" in c.axes and family == "marian":
+                    tensor = tensor * (4 / head_size) ** 0.25
                 large[name].copy_(tensor * (scale if c.weight_class.role == "embedding" else 1))
         head = TABLES[plan.teacher_config.model_type].output_norm.format(3)
         for part in (".weight", ".bias"):  # the tied head's own factor
@@ -107,7 +113,7 @@ def test_a_smaller_model_inside_the_teacher_is_found(family, head_size, with_tex
     torch.testing.assert_close(student(**batch).logits[kept], teacher(**batch).logits[kept], atol=5e-3, rtol=5e-3)
 
 
-# --- depth ---------------------------------------------------------------------------------------------------------
+# --- depth -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -119,7 +125,9 @@ def test_depth_alone_copies_whole_layers(family):
     name = "block" if hasattr(decoder, "block") else "layers"
     layers = getattr(decoder, name)
     if family in ("t5", "flan-t5", "mt5"):  # the first block owns the relative position bias
-        layers[1].layer[0].SelfAttention.relative_attention_bias = layers[0].layer[0].SelfAttention.relative_attention_bias
+        layers[1].layer[0].SelfAttention.relative_attention_bias = (
+            layers[0].layer[0].SelfAttention.relative_attention_bias
+        )
         layers[1].layer[0].SelfAttention.has_relative_attention_bias = True
     setattr(decoder, name, torch.nn.ModuleList([layers[1], layers[3]]))
     torch.testing.assert_close(
@@ -144,14 +152,18 @@ def test_chosen_layers(groups, how, expected):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_step_zero_is_the_training_free_student(family):
     teacher = tiny_teacher(family)
-    plan = build_plan(teacher, StudentShape(encoder_layers=2, decoder_layers=1, d_model=8, ffn_dim=12, attention_heads=2))
+    plan = build_plan(
+        teacher, StudentShape(encoder_layers=2, decoder_layers=1, d_model=8, ffn_dim=12, attention_heads=2)
+    )
     start = teacher_start(plan, teacher, batches_of(teacher, 1))
-    generated, direct = (WeightDistillModel(plan, teacher, start, s).eval().materialize() for s in ("generator", "direct"))
+    generated, direct = (
+        WeightDistillModel(plan, teacher, start, s).eval().materialize() for s in ("generator", "direct")
+    )
     batch = random_batch(teacher)
     torch.testing.assert_close(generated(**batch).logits, direct(**batch).logits, atol=1e-5, rtol=1e-5)
 
 
-# --- the projection ------------------------------------------------------------------------------------------------
+# --- the projection --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["pca", "importance", "uniform"])
@@ -183,7 +195,7 @@ def test_the_rotation_lays_the_teachers_positions_on_the_students():
     assert (teacher_positions @ free - student_positions).abs().max() > 0.1
 
 
-# --- calibration ---------------------------------------------------------------------------------------------------
+# --- calibration -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["marian", "t5"])
@@ -222,7 +234,9 @@ def test_neuron_energy_is_the_naive_sum():
     kept = seen[0][batch["labels"] != -100].detach()
     for j in (0, 7):
         expected = sum(a[j] ** 2 for a in kept) / len(kept) * sum(w[j] ** 2 for w in layer.fc2.weight)
-        assert statistics.energy["model.decoder.layers.{}", "ffn"][1][j].item() == pytest.approx(expected.item(), rel=1e-4)
+        assert statistics.energy["model.decoder.layers.{}", "ffn"][1][j].item() == pytest.approx(
+            expected.item(), rel=1e-4
+        )
 
 
 def test_norms_are_the_least_squares_solution():
@@ -248,17 +262,21 @@ def test_text_makes_a_better_start_than_weights_alone():
     teacher = tiny_teacher("pegasus")
     shape, batch = StudentShape(d_model=8, ffn_dim=12, attention_heads=2), random_batch(teacher, seed=9)
     expected = teacher(**batch).logits
-    errors = [(student_of(teacher, shape, b)(**batch).logits - expected).square().mean() for b in (batches_of(teacher), None)]
+    errors = [
+        (student_of(teacher, shape, b)(**batch).logits - expected).square().mean() for b in (batches_of(teacher), None)
+    ]
     assert errors[0] < errors[1]
 
 
-# --- what is refused, and the random start -----------------------------------------------------------------------------
+# --- what is refused, and the random start ---------------------------------------------------------------------------
 
 
 def test_a_wider_student_needs_random_projections():
     teacher = tiny_teacher("marian")
     plan = build_plan(teacher, StudentShape(ffn_dim=32))
-    with pytest.raises(ValueError, match=r"fc1.weight: the student's 'ffn' axis has 32 dimensions, the teacher's 24.*recipe='paper'"):
+    with pytest.raises(
+        ValueError, match=r"fc1.weight: the student's 'ffn' axis has 32 dimensions, the teacher's 24.*recipe='paper'"
+    ):
         teacher_start(plan, teacher)
 
 
@@ -270,7 +288,9 @@ def test_the_random_start_is_the_stock_initialisation_and_leaves_the_generator_a
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(5)
     fresh = tensors_of(stock_student(teacher, plan.student_config, device="cpu"))
-    assert all(torch.equal(start[c.path].weight[s], fresh[n]) for c in plan.classes for s, n in enumerate(c.student_names))
+    assert all(
+        torch.equal(start[c.path].weight[s], fresh[n]) for c in plan.classes for s, n in enumerate(c.student_names)
+    )
 
 
 def test_the_random_start_keeps_the_outer_norms_of_the_teacher_as_published():

@@ -36,11 +36,18 @@ def teacher(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("t5")
     pairs = load_pairs(corpus / "train.jsonl", source_column="en", target_column="de")
     tokenizer = build_t5_tokenizer([PREFIX, *pairs["source"], *pairs["target"]], folder, vocab_size=1200)
-    config = T5Config(vocab_size=1200, d_model=96, d_kv=24, d_ff=192, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    config = T5Config(
+        vocab_size=1200, d_model=96, d_kv=24, d_ff=192, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
     config.dropout_rate = 0.0
     model = T5ForConditionalGeneration(config)
     args = arguments(
-        folder, max_steps=700, learning_rate=3e-3, lr_scheduler_type="cosine", warmup_steps=50, max_tokens_per_batch=1500
+        folder,
+        max_steps=700,
+        learning_rate=3e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=50,
+        max_tokens_per_batch=1500,
     )
     WeightDistillTrainer(
         model,

@@ -41,7 +41,7 @@ def trainer_of(model, teacher, args, objectives=None, **options):
     )
 
 
-# --- scaling -------------------------------------------------------------------------------------------------------
+# --- scaling ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("phase", ["generator", "finetune"])
@@ -51,7 +51,9 @@ def test_one_times_eight_and_two_times_four_are_one_gradient(phase, tmp_path):
     for name in whole:
         torch.testing.assert_close(cut[name], whole[name], atol=1e-6, rtol=1e-5)
     for x, y in zip(a.state.log_history[:2], b.state.log_history[:2], strict=True):
-        assert [x[k] for k in ("loss", "cross_entropy", "kl")] == pytest.approx([y[k] for k in ("loss", "cross_entropy", "kl")])
+        assert [x[k] for k in ("loss", "cross_entropy", "kl")] == pytest.approx(
+            [y[k] for k in ("loss", "cross_entropy", "kl")]
+        )
 
 
 @pytest.mark.parametrize("phase", ["generator", "finetune", "opdf"])
@@ -90,7 +92,7 @@ def test_the_gradient_is_the_mean_over_all_label_tokens(tmp_path):
     torch.testing.assert_close(loss, expected)
 
 
-# --- logging and evaluation -------------------------------------------------------------------------------------------
+# --- logging and evaluation ------------------------------------------------------------------------------------------
 
 
 def test_objectives_are_logged_one_by_one_and_sum_to_the_loss(tmp_path):
@@ -120,7 +122,11 @@ def test_predict_with_generate_decodes_the_student(phase, tmp_path):
     args = arguments(tmp_path, predict_with_generate=True, generation_max_length=7, per_device_eval_batch_size=32)
     seen = []
     trainer = trainer_of(
-        model, teacher, args, eval_dataset=random_features(4), compute_metrics=lambda p: seen.append(p.predictions) or {"n": 1}
+        model,
+        teacher,
+        args,
+        eval_dataset=random_features(4),
+        compute_metrics=lambda p: seen.append(p.predictions) or {"n": 1},
     )
     metrics = trainer.evaluate()
     student = model.materialize() if phase == "generator" else model
@@ -131,12 +137,14 @@ def test_predict_with_generate_decodes_the_student(phase, tmp_path):
     assert torch.equal(torch.as_tensor(seen[0])[:, :width], expected)
 
 
-# --- optimizer and batches ---------------------------------------------------------------------------------------------
+# --- optimizer and batches -------------------------------------------------------------------------------------------
 
 
 def test_projections_and_mixing_learn_at_their_own_rate(tmp_path):
     teacher, model = build(shape=StudentShape(decoder_layers=1, d_model=8, attention_heads=2))
-    args = arguments(tmp_path, learning_rate=0.1, projection_lr_factor=0.25, optim="sgd", max_grad_norm=0.0, max_steps=1)
+    args = arguments(
+        tmp_path, learning_rate=0.1, projection_lr_factor=0.25, optim="sgd", max_grad_norm=0.0, max_steps=1
+    )
     trainer = trainer_of(model, teacher, args)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     trainer.train()
@@ -158,18 +166,25 @@ def test_batches_by_tokens(tmp_path):
     assert len({len(b["labels"]) for b in batches}) > 1
 
 
-# --- resume ---------------------------------------------------------------------------------------------------------
+# --- resume ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("phase", ["generator", "finetune"])
 @pytest.mark.parametrize("tokens", [None, 24], ids=["sentences", "tokens"])
 def test_resume_is_bit_exact(phase, tokens, tmp_path):
-    options = {"max_steps": 5, "gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine", "max_tokens_per_batch": tokens}
+    options = {
+        "max_steps": 5,
+        "gradient_accumulation_steps": 2,
+        "lr_scheduler_type": "cosine",
+        "max_tokens_per_batch": tokens,
+    }
 
     def run(folder, **more):
         torch.manual_seed(1)
         teacher, model = build(phase)
-        trainer = trainer_of(model, teacher, arguments(tmp_path / folder, **options, save_strategy="steps", save_steps=3))
+        trainer = trainer_of(
+            model, teacher, arguments(tmp_path / folder, **options, save_strategy="steps", save_steps=3)
+        )
         trainer.train(**more)
         return {n: p.detach().clone() for n, p in model.named_parameters()}
 
@@ -178,7 +193,7 @@ def test_resume_is_bit_exact(phase, tokens, tmp_path):
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 
 def test_activation_checkpointing_is_refused_in_phase_1_only(tmp_path):
@@ -213,7 +228,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert all(torch.isfinite(t).all() for t in state.values())
 
 
-@pytest.mark.parametrize("options, message", [({"projection_lr_factor": -1}, "expected a number of at least 0"), ({"max_tokens_per_batch": 0}, "positive")])
+@pytest.mark.parametrize(
+    "options, message",
+    [({"projection_lr_factor": -1}, "expected a number of at least 0"), ({"max_tokens_per_batch": 0}, "positive")],
+)
 def test_arguments_check_themselves(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         WeightDistillTrainingArguments(output_dir=str(tmp_path), **options)

@@ -24,6 +24,11 @@ def random_features(rows=32, low=3, high=38, seed=0):
 
 def arguments(folder, **options):
     """Quiet, on the CPU, deterministic."""
-    defaults = {"max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+    defaults = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+    }
     quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "logging_steps": 1, "save_strategy": "no"}
     return WeightDistillTrainingArguments(**defaults | quiet | options, output_dir=str(folder))

@@ -19,8 +19,8 @@ class Objective(nn.Module):
         name, paper: for the model card.
         options: names of the constructor's arguments that a configuration sets.
         needs: ``"teacher"`` (a live teacher's outputs), ``"hidden_states"``, ``"attentions"`` (of both), ``"exposed"``
-            (what the weight source exposes, see ``WeightSource.exposed``; it stands in ``student.exposed``). The source's
-            padding mask is always there, as ``student["encoder_mask"]``.
+            (what the weight source exposes, see ``WeightSource.exposed``; it stands in ``student.exposed``). The
+            source's padding mask is always there, as ``student["encoder_mask"]``.
     """
 
     name: ClassVar[str]

@@ -19,8 +19,8 @@ class Generator(WeightSource):
     Args:
         specs: the classes.
         init: ``"start"`` begins as the structured start, exactly: its projections and mixing coefficients, and a shift
-            that holds what they cannot reach (norm weights). ``"xavier"`` is the published initialisation: Xavier-normal
-            projections, the mean over layers, scale 1, shift 0.
+            that holds what they cannot reach (norm weights). ``"xavier"`` is the published initialisation:
+            Xavier-normal projections, the mean over layers, scale 1, shift 0.
         activation: ``"identity"`` or the published ``"tanh"``.
         scale: whether ``scale`` is learned (else 1).
         shift: whether ``shift`` is learned (else what the start needs, fixed).
