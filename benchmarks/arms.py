@@ -20,11 +20,15 @@ STUDENTS: dict[str, StudentShape] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm; ``config`` replaces fields of ``WeightDistillConfig``, ``args`` training arguments of phase 1."""
+    """One arm; ``config`` replaces fields of ``WeightDistillConfig``, ``args`` training arguments.
+
+    ``finetune_rate`` is the learning rate of phase 2 as a factor of phase 1's; ``gold`` trains on the gold targets.
+    """
 
     config: dict[str, Any] = field(default_factory=dict)
     phase1: float = 0.0
     args: dict[str, Any] = field(default_factory=dict)
+    finetune_rate: float = 1.0
     gold: bool = False
 
 
@@ -41,7 +45,8 @@ def _opdf(sites: int, on: str = "copied") -> Arm:
     mpo = {"unit_sites": sites}
     if on == "copied":
         return Arm({"source": "mpo", "source_options": mpo}, phase1=1.0)
-    return Arm({"source": "generator", "finetune_source": "mpo", "finetune_source_options": mpo}, phase1=0.5)
+    config = {"source": "generator", "finetune_source": "mpo", "finetune_source_options": mpo}
+    return Arm(config, phase1=0.5, finetune_rate=0.3)
 
 
 def _pruned(sparsity: float, self_distilled: bool) -> Arm:

@@ -101,7 +101,9 @@ def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
             train,
             output_dir=folder,
             generator_args=training_arguments(options, arm, folder / "generator", first, rate, seed),
-            finetune_args=training_arguments(options, arm, folder / "finetune", options.updates - first, rate, seed),
+            finetune_args=training_arguments(
+                options, arm, folder / "finetune", options.updates - first, rate * arm.finetune_rate, seed
+            ),
             resume_from_checkpoint=folder.exists(),
         )
         seconds = time.perf_counter() - started

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate import PartialState
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from huggingface_hub import HfApi
 from transformers import (
@@ -181,6 +182,7 @@ class WeightDistiller:
             raise ValueError(
                 "text pairs need a tokenizer: give one to WeightDistiller, or pass features (input_ids, labels)"
             )
+        self._check_lengths()
         is_name = isinstance(data, str | os.PathLike)
         pairs = load_pairs(data, "train" if is_name and str(data) == "built-in" else None)
         if pseudo_labels_dir is not None:
@@ -195,6 +197,14 @@ class WeightDistiller:
         )
         check_features(features, self.tokenizer.pad_token_id)
         return features
+
+    def _check_lengths(self) -> None:
+        positions = getattr(self.teacher.config, "max_position_embeddings", None)
+        for name in ("max_source_length", "max_target_length"):
+            if positions is not None and getattr(self.config, name) > positions:
+                raise ValueError(
+                    f"{name}={getattr(self.config, name)}, but the teacher has {positions} positions: set at most that"
+                )
 
     def _pseudo_labelled(self, pairs: Dataset | IterableDataset, folder: Path) -> Dataset:
         config = self.config
@@ -368,6 +378,15 @@ class WeightDistiller:
         """The configuration that repeats this run."""
         if not phases[0].should_save:
             return
+        if (run / RUN_FILE).exists():
+            found = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
+            changed = [f"{k}: {found.get(k)!r} -> {v!r}" for k, v in self.description().items() if found.get(k) != v]
+            if changed:
+                raise ValueError(
+                    f"the run in {str(run)!r} was started with other settings ({'; '.join(changed)}): resume it with "
+                    f"the settings of its {RUN_FILE}, or choose another output_dir"
+                )
+            return
         run.mkdir(parents=True, exist_ok=True)
         (run / RUN_FILE).write_text(yaml.safe_dump(self.description(), sort_keys=False), encoding="utf-8")
 
@@ -411,6 +430,8 @@ class WeightDistiller:
     def save_pretrained(self, save_directory: str | os.PathLike, **card: Any) -> None:
         """Writes model, tokenizer, generation config and model card, and loads the model again to compare logits.
 
+        Under ``torchrun`` the first process writes and the others return at once.
+
         Args:
             save_directory: a new or empty folder.
             card: fields of :class:`hf_weight_distill.card.CardInfo`.
@@ -419,6 +440,8 @@ class WeightDistiller:
             ValueError: the folder is not empty.
             RuntimeError: the saved model is not the one in memory; nothing is left behind.
         """
+        if not PartialState().is_main_process:
+            return
         folder = Path(save_directory)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"the folder {str(folder)!r} exists and is not empty: choose another, or delete it")
@@ -458,17 +481,23 @@ class WeightDistiller:
             self.save_pretrained(target, **{"model_name": repo_id} | card)
             api = HfApi(token=token)
             api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
             message = "Add the student distilled with hf_weight_distill"
             commit = api.upload_folder(repo_id=repo_id, folder_path=target, revision=revision, commit_message=message)
         return commit.commit_url
 
     def _card(self, **fields: Any) -> CardInfo:
+        teacher = self.teacher.name_or_path or self.plan.family.name
+        public = Path(teacher).name if Path(teacher).exists() else teacher  # no path of this machine on the card
+        description = self.description()
+        description["config"].pop("pseudo_labels_dir")
         known = {
-            "teacher_name": self.teacher.name_or_path or self.plan.family.name,
+            "teacher_name": teacher,
             "teacher_revision": getattr(self.teacher.config, "_commit_hash", None),
             "shape": shape_table(self.teacher.config, self.plan.student_config),
             "recipe": self.recipe,
-            "training": self.description(),
+            "training": description | {"teacher": public},
             "components": self._components(),
             "comparison": self.comparison,
         }

@@ -130,7 +130,7 @@ def build_plan(teacher: PreTrainedModel, shape: StudentShape) -> WeightPlan:
     pad = teacher.config.pad_token_id
     tokens = [c.path for c in classes if c.axes[0] == "vocab"] if pad is not None else []
     zero_rows = tuple(path for path in tokens if not tensors[path][pad].any())
-    count = [sum(p.numel() for n, p in model.named_parameters() if n not in constants) for model in (teacher, shell)]
+    count = [sum(p.numel() for p in model.parameters()) for model in (teacher, shell)]
     return WeightPlan(family, teacher.config, config, classes, copied, constants, zero_rows, *count)
 
 

@@ -62,6 +62,7 @@ def test_imports_run_one_way(module):
 
 
 def test_about_ten_public_names():
+    assert set(hf_weight_distill.__all__) == set(hf_weight_distill._MODULES) <= set(dir(hf_weight_distill))
     assert len(hf_weight_distill.__all__) <= 12
     assert all(getattr(hf_weight_distill, name).__doc__ for name in hf_weight_distill.__all__ if name != "RECIPES")
 

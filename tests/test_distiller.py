@@ -176,6 +176,18 @@ def test_resume_goes_on_where_it_stopped_and_ends_the_same(marian, tmp_path, sto
     assert all(torch.equal(t, tensors_of(resumed)[n]) for n, t in tensors_of(whole).items())
 
 
+def test_resume_with_other_settings_is_refused(marian, tmp_path):
+    load(marian).distill(PAIRS, output_dir=tmp_path / "run")
+    other = load(marian, config=replace(CONFIG, label_smoothing=0.3))
+    with pytest.raises(ValueError, match="was started with other settings .*label_smoothing.*weight_distill.yaml"):
+        other.distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True)
+
+
+def test_the_card_names_no_path_of_this_machine(marian, tmp_path):
+    load(marian).save_pretrained(tmp_path / "student")
+    assert str(marian.parent) not in (tmp_path / "student" / "README.md").read_text()
+
+
 def test_a_save_that_fails_leaves_nothing(marian, tmp_path, monkeypatch):
     distiller = load(marian)
     monkeypatch.setattr(module, "write_card", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
@@ -268,6 +280,7 @@ def test_folders_that_are_taken(marian, tmp_path):
         ({"finetune_objectives": {"tensor_constraint": 1.0}}, "tensor_constraint"),
         ({"schedules": {"magic": {}}}, "unknown schedules magic"),
         ({"generator_args": FAST | {"activation_checkpointing": True}}, "wrong gradients in phase 1"),
+        ({"max_source_length": 999}, "max_source_length=999, but the teacher has .* positions"),
         ({"source": "magic"}, "unknown weight source 'magic'"),
         ({"finetune_source": "magic"}, "unknown weight source 'magic'"),
         ({"source_options": {"init": "magic"}}, "init='magic'"),
