@@ -108,6 +108,8 @@ def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
         )
         seconds = time.perf_counter() - started
         row = scores(options, distiller, student) | {"seconds": round(seconds, 1)}
+        if distiller.summary:
+            row["sparsity"] = distiller.summary["magnitude_pruning"]["sparsity"]["total"]
     except FloatingPointError as error:
         row = {"validation_bleu": 0.0, "test_bleu": 0.0, "failed": str(error)}
     shutil.rmtree(folder, ignore_errors=True)

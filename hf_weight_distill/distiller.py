@@ -96,6 +96,7 @@ class WeightDistiller:
         self._model: WeightDistillModel | None = None
         self._student: PreTrainedModel | None = None
         self._run: Path | None = None
+        self.summary: dict[str, Any] = {}  # what the schedules of phase 2 made of the student
 
     @classmethod
     def from_pretrained(
@@ -311,14 +312,17 @@ class WeightDistiller:
         linear = {c.path: c.student_names for c in self.plan.classes if c.weight_class.role == "linear"}
         for name in self.plan.constants:  # loaded computed positions ask for a gradient and never get one
             tensors[name].requires_grad_(False)
-        callbacks = shared["callbacks"] + build_schedules(config.schedules, linear)
+        schedules = build_schedules(config.schedules, linear)
+        callbacks = shared["callbacks"] + schedules
         model: torch.nn.Module = student
         if config.finetune_source is not None:
             start = {c.path: student_start(c, tensors) for c in self.plan.classes}
             options = self._beside_run(config.finetune_source, config.finetune_source_options)
             model = WeightDistillModel(self.plan, self.teacher, start, config.finetune_source, options)
         self._train(model, "finetune", args, shared | {"callbacks": callbacks}, resume)
-        return self._finished(student if model is student else model.materialize())
+        student = self._finished(student if model is student else model.materialize())
+        self.summary = {schedule.name: schedule.summary(student) for schedule in schedules}
+        return student
 
     def _train(
         self,
@@ -497,7 +501,7 @@ class WeightDistiller:
             "teacher_revision": getattr(self.teacher.config, "_commit_hash", None),
             "shape": shape_table(self.teacher.config, self.plan.student_config),
             "recipe": self.recipe,
-            "training": description | {"teacher": public},
+            "training": description | {"teacher": public} | ({"result": self.summary} if self.summary else {}),
             "components": self._components(),
             "comparison": self.comparison,
         }

@@ -13,7 +13,7 @@ from hf_weight_distill.recipes import recipe_config
 
 TINY = DemoSettings(
     train_sentences=200,
-    test_sentences=12,
+    test_sentences=6,
     vocab_size=200,
     layers=2,
     d_model=32,
@@ -24,7 +24,7 @@ TINY = DemoSettings(
     labelled_sentences=32,
     updates=4,
     tokens_per_batch=400,
-    speed_sentences=4,
+    speed_sentences=1,
 )
 STUDENTS = [arm.name for arm in arms(paper=False).values()]
 

@@ -41,7 +41,7 @@ def marian(tmp_path_factory):
 
 
 def load(marian, **options):
-    return WeightDistiller.from_pretrained(marian, student=SHAPE, **{"config": CONFIG} | options)
+    return WeightDistiller.from_pretrained(marian, **{"config": CONFIG, "student": SHAPE} | options)
 
 
 # --- the way through -------------------------------------------------------------------------------------------------
@@ -128,6 +128,23 @@ def test_runs_can_share_their_pseudo_labels(marian, tmp_path, monkeypatch):
     monkeypatch.setattr(distiller.teacher, "generate", None)  # the second run must not need it
     distiller.distill(PAIRS, output_dir=tmp_path / "b")
     assert not (tmp_path / "a" / "pseudo_labels").exists()
+
+
+def test_a_distilled_student_is_pruned_and_a_pruned_model_teaches(marian, tmp_path):
+    pruning = {"magnitude_pruning": {"sparsity": 0.5, "steps": 2, "end": 0.5}}
+    config = replace(CONFIG, schedules=pruning, finetune_args=FAST | {"max_steps": 8})
+    distiller = load(marian, config=config)
+    distiller.distill(PAIRS, output_dir=tmp_path / "run")
+    distiller.save_pretrained(tmp_path / "pruned")
+    weights = load_file(tmp_path / "pruned" / "model.safetensors")
+    matrices = [t for n, t in weights.items() if "layers" in n and t.dim() == 2]
+    zeros, count = sum(int((t == 0).sum()) for t in matrices), sum(t.numel() for t in matrices)
+    assert zeros == round(0.5 * count)
+    card = (tmp_path / "pruned" / "README.md").read_text()
+    assert "total: 0.5" in card and "2109.15014" in card
+    again = load(tmp_path / "pruned", student=StudentShape(encoder_layers=1, d_model=8, attention_heads=2))
+    student = again.distill(PAIRS, output_dir=tmp_path / "second")
+    assert student.config.d_model == 8 and all(torch.isfinite(t).all() for t in tensors_of(student).values())
 
 
 def test_max_steps_zero_skips_a_phase(marian, tmp_path):

@@ -100,6 +100,10 @@ class MagnitudePruning(Schedule):
 
     # --- what the Trainer calls ---
 
+    def summary(self, model: nn.Module) -> dict[str, Any]:
+        """``{"sparsity": {path: share of zeros}}``, rounded to four places."""
+        return {"sparsity": {path: round(share, 4) for path, share in sparsity_by_class(model, self.linear).items()}}
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
