@@ -1,5 +1,5 @@
 # Each target makes its own environment in .venv, again whenever the packaging changes.
-#   make demo    trains a teacher, distils it three ways, compares them: ten minutes on two cores
+#   make demo    trains a teacher, distils it three ways, compares them: under ten minutes, installing included
 #   make test    lint and tests;  make test-slow  the long ones
 # With a GPU: make clean, then make demo CONSTRAINTS=     (takes the newest torch instead of the pinned one)
 

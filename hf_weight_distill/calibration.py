@@ -13,6 +13,8 @@ from .families import WeightClass
 from .plan import WeightPlan, decoder_inputs, tensors_of
 
 Batch = dict[str, Tensor]
+NormMoments = tuple[Tensor, Tensor, Tensor, Tensor]
+RIDGE = 1e-4  # against normalised states, whose mean square is 1
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,13 @@ def text_statistics(plan: WeightPlan, teacher: PreTrainedModel, batches: Iterabl
 
 def norm_statistics(
     plan: WeightPlan, teacher: PreTrainedModel, batches: Iterable[Batch], projection_DE: Tensor
-) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
-    r"""The student's norm weights and biases by least squares, after a projection ``R`` of the residual stream.
+) -> dict[tuple[str, int], NormMoments]:
+    r"""What :func:`fit_norm` needs of every norm, after a projection ``R`` of the residual stream.
 
-    With ``n = norm(R^T x)``, the student's normalised input, each of its dimensions is fitted to the teacher's
-    projected output: :math:`\min_{\gamma_j, \beta_j} E\,(\gamma_j n_j + \beta_j - (R^T y)_j)^2`.
+    ``n = norm(R^T x)`` is the student's normalised input, ``t = R^T y`` the teacher's projected output.
 
     Returns:
-        ``{(path of the weight class, layer): (gamma, beta)}``; beta is 0 for norms without a bias.
+        ``{(path of the weight class, layer): (E[n], E[t], E[n^2], E[n t])}``.
     """
     mean_free = plan.family.mean_free_norm
     sums: dict[tuple[str, int], list] = {}
@@ -119,7 +120,7 @@ def norm_statistics(
         for batch in batches:
             masks.update(_masks(teacher, batch))
             _run(teacher, batch)
-    return {key: _fit(*values, with_bias=mean_free) for key, values in sums.items()}
+    return {key: tuple(total / values[-1] for total in values[:-1]) for key, values in sums.items()}
 
 
 def _add(sums: dict, key: tuple[str, int], new: list) -> None:
@@ -128,13 +129,26 @@ def _add(sums: dict, key: tuple[str, int], new: list) -> None:
     sums[key] = [a + b for a, b in zip(sums.get(key, [0] * len(new)), new, strict=True)]
 
 
-def _fit(n: Tensor, t: Tensor, nn: Tensor, nt: Tensor, count: int, with_bias: bool) -> tuple[Tensor, Tensor]:
-    """Weight and bias of one least-squares line a dimension, from sums."""
-    if not with_bias:
-        gamma = nt / nn.clamp_min(1e-12)
-        return gamma.float(), torch.zeros_like(gamma).float()
-    gamma = (nt - n * t / count) / (nn - n.square() / count).clamp_min(1e-12)
-    return gamma.float(), ((t - gamma * n) / count).float()
+def fit_norm(moments: NormMoments, prior_E: Tensor, with_bias: bool) -> tuple[Tensor, Tensor]:
+    r"""Weight and bias of a student's norm: one least-squares line a dimension, with a little pull towards a prior.
+
+    .. math::
+        \gamma_j = \frac{\mathrm{Cov}(n_j, t_j) + \lambda \gamma^0_j}{\mathrm{Var}(n_j) + \lambda},
+        \qquad \beta_j = E[t_j] - \gamma_j E[n_j], \qquad \lambda = 10^{-4}
+
+    Where a dimension hardly varies over tokens the text says nothing of its slope, and the prior decides.
+
+    Args:
+        moments: of the student's normalised input ``n`` and the teacher's projected output ``t``.
+        prior_E: weights to fall back on.
+        with_bias: without (RMS norm) the line runs through the origin, and uncentred moments take the place.
+    """
+    mean_n, mean_t, square_n, product = moments
+    if with_bias:
+        square_n, product = square_n - mean_n.square(), product - mean_n * mean_t
+    gamma = (product + RIDGE * prior_E.double()) / (square_n + RIDGE)
+    beta = mean_t - gamma * mean_n if with_bias else torch.zeros_like(gamma)
+    return gamma.float(), beta.float()
 
 
 def _is_inner(row: WeightClass) -> bool:

@@ -15,7 +15,7 @@ stacks: the student's state is meant to be :math:`x' = R^\top x`. Then, for a li
   Where positions are computed and not learned, the student keeps its own table, and ``O`` turns the stream so that the
   teacher's positions fall on it (orthogonal Procrustes).
 * a norm's weight is a diagonal, which no projection keeps diagonal. Weight and bias are fitted to the teacher's
-  projected output by least squares on the calibration text; from weights alone
+  projected output by least squares on the calibration text, with a little pull towards what holds from weights alone:
   :math:`\gamma' = \sqrt{\rho}\,(R \circ R)^\top \gamma`, :math:`\beta' = R^\top \beta`, with :math:`\rho` the share of
   energy kept, times :math:`d_t/d_s`.
 
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from .calibration import Batch, Statistics, norm_statistics, text_statistics, weight_statistics
+from .calibration import Batch, NormMoments, Statistics, fit_norm, norm_statistics, text_statistics, weight_statistics
 from .plan import ClassPlan, WeightPlan, fixed_tensors, stock_student, tensors_of
 from .sources.base import ClassStart, Projection, contract
 
@@ -148,7 +148,7 @@ class _Builder:
     constants: dict[str, Tensor]
     layers: str
     width: str
-    norms: dict[tuple[str, int], tuple[Tensor, Tensor]] | None = None
+    norms: dict[tuple[str, int], NormMoments] | None = None
     stream: Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -165,22 +165,24 @@ class _Builder:
         mix[range(len(chosen)), chosen] = self._factor(c)
         if c.changed_axes[0] and c.weight_class.role == "norm_weight":
             squares = Projection(c.path, self.stream.square().unsqueeze(0) * self._kept() ** 0.5)
-            weight = contract(teacher, mix, squares.matrix)
-            return ClassStart(self._fitted(c, chosen, 0, weight), mix, (squares,))
+            return ClassStart(self._fitted(c, 0, contract(teacher, mix, squares.matrix)), mix, (squares,))
         projections = tuple(self._projection(c, axis) for axis in range(len(c.axes)))
         weight = contract(teacher, mix, *(p.matrix if p else None for p in projections))
         if c.changed_axes[0] and c.weight_class.role == "norm_bias":
-            weight = self._fitted(c, chosen, 1, weight)
+            weight = self._fitted(c, 1, weight)
         return ClassStart(weight, mix, projections)
 
-    def _fitted(self, c: ClassPlan, chosen: tuple[int, ...], which: int, fallback: Tensor) -> Tensor:
+    def _fitted(self, c: ClassPlan, which: int, fallback: Tensor) -> Tensor:
         """Norm weights (0) or biases (1) from least squares, where there was text."""
         if self.norms is None:
             return fallback
-        path = c.path.replace(".bias", ".weight")
-        layers = [group[i] for group, i in zip(c.groups, chosen, strict=True)]
-        rows = torch.stack([self.norms[path, layer][which] for layer in layers])
-        return rows * self._output_scale(c)[:, None]
+        weights = next(p for p in self.plan.classes if p.path == c.path.replace(".bias", ".weight"))
+        squares, scale, rows = self.stream.square() * self._kept() ** 0.5, self._output_scale(c)[:, None], []
+        for group, i in zip(c.groups, self._chosen(c), strict=True):
+            prior = self.tensors[weights.path.format(group[i])].detach().cpu() @ squares
+            fit = fit_norm(self.norms[weights.path, group[i]], prior, self.plan.family.mean_free_norm)
+            rows.append(fit[which])
+        return torch.stack(rows) * scale
 
     def _chosen(self, c: ClassPlan) -> tuple[int, ...]:
         if not c.weight_class.layered:

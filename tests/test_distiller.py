@@ -88,8 +88,11 @@ def test_any_family_without_a_tokenizer(family, tmp_path):
     assert type(student) is type(distiller.teacher)
 
 
-def test_every_run_writes_what_repeats_it(marian, tmp_path):
-    first = load(marian).distill(PAIRS, output_dir=tmp_path / "a")
+@pytest.mark.parametrize("random", [False, True])
+def test_every_run_writes_what_repeats_it(marian, tmp_path, random):
+    options = {"source_options": RECIPES["paper"].source_options, "start": "random"} if random else {}
+    first = load(marian, config=replace(CONFIG, **options)).distill(PAIRS, output_dir=tmp_path / "a")
+    torch.rand(7)  # what was drawn in between must not matter
     run = yaml.safe_load((tmp_path / "a" / "weight_distill.yaml").read_text())
     config, shape = WeightDistillConfig.from_dict(run["config"]), StudentShape(**run["student"])
     again = WeightDistiller.from_pretrained(run["teacher"], student=shape, config=config)

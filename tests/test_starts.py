@@ -7,7 +7,7 @@ import torch
 from models import FAMILIES, random_batch, tiny_teacher
 
 from hf_weight_distill import StudentShape, build_plan
-from hf_weight_distill.calibration import norm_statistics, text_statistics, weight_statistics
+from hf_weight_distill.calibration import fit_norm, norm_statistics, text_statistics, weight_statistics
 from hf_weight_distill.families import FAMILIES as TABLES
 from hf_weight_distill.model import WeightDistillModel
 from hf_weight_distill.plan import stock_student, tensors_of
@@ -86,6 +86,8 @@ def embedded_teacher(family, head_size=4, heads=4):
         for c in plan.classes:
             for name in c.student_names:
                 randomise(small[name], c.weight_class.role)
+                if "qk" in c.axes:
+                    small[name].mul_(1.7)  # attention that is far from even, so that its temperature shows
                 tensor = embedded(small[name], c, R, places)
                 if "qk" in c.axes and family == "marian":
                     tensor = tensor * (4 / head_size) ** 0.25
@@ -244,7 +246,8 @@ def test_norms_are_the_least_squares_solution():
     plan, batch = build_plan(teacher, StudentShape(d_model=8)), random_batch(teacher)
     R = residual_projection(weight_statistics(plan, teacher).stream_DD, 8, "pca", True)
     path = "model.decoder.layers.{}.final_layer_norm.weight"
-    gamma, beta = norm_statistics(plan, teacher, [batch], R)[path, 2]
+    moments = norm_statistics(plan, teacher, [batch], R)[path, 2]
+    gamma, beta = fit_norm(moments, torch.full((8,), 5.0), with_bias=True)
     seen = []
     norm = teacher.model.decoder.layers[2].final_layer_norm
     norm.register_forward_hook(lambda m, i, o: seen.append((i[0].detach(), o.detach())))
@@ -254,7 +257,9 @@ def test_norms_are_the_least_squares_solution():
     n = torch.nn.functional.layer_norm(x, (8,), eps=1e-12)
     for j in (0, 5):
         A = torch.stack([n[:, j], torch.ones(len(n))], 1)
-        solution = torch.linalg.lstsq(A, y[:, j : j + 1]).solution[:, 0]
+        pull = (1e-4 * len(n)) ** 0.5  # one more row: the weight ought to be 5
+        A, b = torch.cat([A, torch.tensor([[pull, 0.0]])]), torch.cat([y[:, j], torch.tensor([pull * 5.0])])
+        solution = torch.linalg.lstsq(A, b[:, None]).solution[:, 0]
         torch.testing.assert_close(torch.stack([gamma[j], beta[j]]), solution, atol=1e-4, rtol=1e-3)
 
 
