@@ -23,7 +23,7 @@ test: lint
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 test-slow: $(STAMP)
-	$(OFFLINE) $(BIN)/python -m pytest -m slow
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

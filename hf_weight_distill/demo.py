@@ -46,11 +46,7 @@ from .teachers.pseudo_labels import generate_pseudo_labels
 from .trainer import WeightDistillTrainer, WeightDistillTrainingArguments
 
 SETTINGS_FILE = "settings.json"
-SENTENCES = (
-    "Our old neighbour is repairing the green car.",
-    "At the moment, she is running to the beautiful library.",
-    "The boy is tired because he did not sleep yesterday.",
-)
+SHOWN = 3  # test sentences printed with the student's translation, the first ones whatever comes out
 
 
 # Peak rates, each the best on the validation split (500 sentences, one seed, BLEU after 600 updates from 8,000 labels):
@@ -189,10 +185,10 @@ class _Demo:
             minutes[key] = (time.perf_counter() - started) / 60
         comparisons = self.evaluate(distillers, test)
         rows = _rows(self.arms, comparisons, minutes)
-        self.write(rows, distillers)
+        self.write(rows, distillers, test)
         self.console.print(_table(rows, self.settings))
         self.console.print(_NOTES, soft_wrap=True)
-        self.translate()
+        self.translate(test)
 
     def say(self, text: str) -> None:
         self.stage += 1
@@ -263,7 +259,7 @@ class _Demo:
             self.console.print(f"      {self.arms[key].name}: done")
         return found
 
-    def write(self, rows: list[dict[str, Any]], distillers: dict[str, WeightDistiller]) -> None:
+    def write(self, rows: list[dict[str, Any]], distillers: dict[str, WeightDistiller], test: Dataset) -> None:
         self.say(f"Writing the student, the table and two pictures to {self.folder}")
         distiller = distillers["default"]
         distiller.save_pretrained(
@@ -274,7 +270,7 @@ class _Demo:
             dataset="generated English-German sentences",
             training=distiller.description() | {"teacher": "teacher"},  # not the path on this machine
             components=(WEIGHT_DISTILLATION, SEQUENCE_LEVEL_KD),
-            example=SENTENCES[0],
+            example=test["source"][0],
         )
         content = {"settings": asdict(self.settings), "rows": rows}
         (self.folder / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -282,14 +278,17 @@ class _Demo:
         histories = {self.arms[key].name: distiller.history for key, distiller in distillers.items()}
         loss_curves(histories, self.folder / "loss_curves.png")
 
-    def translate(self) -> None:
-        folder = self.folder / "student"
+    def translate(self, test: Dataset) -> None:
+        """The first test sentences, by the saved student and stock transformers."""
+        folder, shown = self.folder / "student", test[:SHOWN]
         model = AutoModelForSeq2SeqLM.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        outputs = model.generate(**tokenizer(list(SENTENCES), return_tensors="pt", padding=True), max_new_tokens=60)
-        for source, target in zip(SENTENCES, tokenizer.batch_decode(outputs, skip_special_tokens=True), strict=True):
-            self.console.print(f"{source}\n    {target}", soft_wrap=True)
-        self.console.print(_USE.format(folder=str(folder), sentence=SENTENCES[0]), markup=False, soft_wrap=True)
+        outputs = model.generate(**tokenizer(shown["source"], return_tensors="pt", padding=True), max_new_tokens=60)
+        found = tokenizer.batch_decode(outputs, skip_special_tokens=True)
+        self.console.print("\nThe first test sentences, by the saved student:")
+        for source, target, expected in zip(shown["source"], found, shown["target"], strict=True):
+            self.console.print(f"    {source}\n    -> {target}\n       (expected: {expected})", soft_wrap=True)
+        self.console.print(_USE.format(folder=str(folder), sentence=shown["source"][0]), markup=False, soft_wrap=True)
         self.console.print(f"All done in {_clock(time.perf_counter() - self.begun)}.")
 
     # --- settings ---

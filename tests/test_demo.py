@@ -8,7 +8,8 @@ import transformers
 from matplotlib.image import imread
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianMTModel
 
-from hf_weight_distill.demo import SENTENCES, DemoSettings, _claim, _Demo, _quiet, _share_of_phase_1, arms, run_demo
+from hf_weight_distill.corpus import built_in_corpus
+from hf_weight_distill.demo import SHOWN, DemoSettings, _claim, _Demo, _quiet, _share_of_phase_1, arms, run_demo
 from hf_weight_distill.recipes import recipe_config
 
 TINY = DemoSettings(
@@ -54,8 +55,8 @@ def test_the_student_is_stock_and_translates(demo):
     tokenizer = AutoTokenizer.from_pretrained(demo[0] / "student")
     assert type(model) is MarianMTModel
     assert (model.config.d_model, model.config.decoder_layers, model.config.use_cache) == (16, 1, True)
-    batch = tokenizer(list(SENTENCES), return_tensors="pt", padding=True)
-    assert len(model.generate(**batch, max_new_tokens=5)) == len(SENTENCES)
+    batch = tokenizer(["The dog sleeps.", "He reads."], return_tensors="pt", padding=True)
+    assert len(model.generate(**batch, max_new_tokens=5)) == 2
     card = (demo[0] / "student" / "README.md").read_text()
     assert "2009.09152" in card and "1606.07947" in card and str(demo[0]) not in card
 
@@ -66,7 +67,8 @@ def test_the_pictures_can_be_read(demo):
 
 
 def test_the_sentences_and_the_way_to_use_the_student_are_printed(demo):
-    assert all(sentence in demo[1] for sentence in SENTENCES)
+    test = built_in_corpus(train=0, validation=0, test=SHOWN)["test"]["translation"]
+    assert all(row["en"] in demo[1] and f"(expected: {row['de']})" in demo[1] for row in test)
     assert f'from_pretrained("{demo[0] / "student"}")' in demo[1]
     assert all(f"[{stage}/{len(STUDENTS) + 5}]" in demo[1] for stage in range(1, len(STUDENTS) + 6))
 
