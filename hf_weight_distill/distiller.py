@@ -295,7 +295,8 @@ class WeightDistiller:
     ) -> PreTrainedModel:
         """Phase 1, and across the boundary: the generated student lies in ``folder`` when it is over."""
         if resume and folder.exists():
-            return type(self.teacher).from_pretrained(folder, dtype=torch.float32)
+            kernel = self.teacher.config._attn_implementation  # not saved; another one rounds differently
+            return type(self.teacher).from_pretrained(folder, dtype=torch.float32, attn_implementation=kernel)
         set_seed(args.seed)  # random starts are drawn before the trainer sets it
         self._model = self._build_model(self._calibration_batches(features))
         self._train(self._model, "generator", args, shared, resume)
