@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
         model = tiny_marian_model(tokenizer)
     model.save_pretrained(tmp_path / "demo" / "teacher")
     tokenizer.save_pretrained(tmp_path / "demo" / "teacher")
-    monkeypatch.setattr(data_module, "built_in_corpus", lambda *a, **k: built_in_corpus(40, 4, 4))
+    monkeypatch.setattr(data_module, "_corpus", lambda: built_in_corpus(40, 4, 4))
     return tmp_path
 
 
