@@ -45,7 +45,7 @@ from .trainer import (
     WeightDistillTrainer,
     WeightDistillTrainingArguments,
     check_objectives,
-    refuse_activation_checkpointing,
+    refuse_in_phase_1,
 )
 
 DatasetLike = Dataset | IterableDataset | str | os.PathLike
@@ -377,7 +377,7 @@ class WeightDistiller:
         if config.schedules and config.finetune_source is not None:
             raise ValueError("schedules change the weights of a plain student: use them without finetune_source")
         if args.max_steps != 0:
-            refuse_activation_checkpointing(args)
+            refuse_in_phase_1(args)
 
     def _write_run(self, run: Path, *phases: WeightDistillTrainingArguments) -> None:
         """The configuration that repeats this run."""

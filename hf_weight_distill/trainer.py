@@ -41,16 +41,21 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: expected a positive number")
 
 
-def refuse_activation_checkpointing(args: WeightDistillTrainingArguments) -> None:
-    """In phase 1 the recomputation of a checkpointed layer would not see the generated weights.
+def refuse_in_phase_1(args: WeightDistillTrainingArguments) -> None:
+    """In phase 1 neither a checkpointed layer's recomputation nor a gathered shard would see the generated weights.
 
     Raises:
-        ValueError: activation checkpointing is on.
+        ValueError: activation checkpointing, FSDP or DeepSpeed is on.
     """
     if getattr(args, "activation_checkpointing", None) or args.gradient_checkpointing:
         raise ValueError(
             "activation_checkpointing=True gives wrong gradients in phase 1, where the recomputation would not see the "
             "generated weights: leave it off there (finetune_args may have it), or lower the batch size"
+        )
+    if args.fsdp or args.deepspeed:
+        raise ValueError(
+            "FSDP and DeepSpeed would gather the student's own parameters over the generated ones in phase 1: use DDP "
+            "there (finetune_args may have them)"
         )
 
 
@@ -107,7 +112,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
     ) -> None:
         needs = check_objectives(objectives, teacher is not None, isinstance(model, WeightDistillModel))
         if isinstance(model, WeightDistillModel):
-            refuse_activation_checkpointing(kwargs["args"])
+            refuse_in_phase_1(kwargs["args"])
             for objective, _ in objectives.values():
                 if "exposed" in objective.needs:
                     objective.check(model.source.exposed())

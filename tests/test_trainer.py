@@ -17,7 +17,7 @@ from hf_weight_distill.distiller import _PlainCollator
 from hf_weight_distill.model import WeightDistillModel
 from hf_weight_distill.objectives import build_objectives
 from hf_weight_distill.starts import teacher_start
-from hf_weight_distill.trainer import WeightDistillTrainer
+from hf_weight_distill.trainer import WeightDistillTrainer, refuse_in_phase_1
 
 HERE = Path(__file__).parent
 
@@ -202,6 +202,13 @@ def test_activation_checkpointing_is_refused_in_phase_1_only(tmp_path):
         trainer_of(model, teacher, arguments(tmp_path, activation_checkpointing=True))
     teacher, student = build("finetune")
     trainer_of(student, teacher, arguments(tmp_path, activation_checkpointing=True, max_steps=1)).train()
+
+
+def test_sharding_is_refused_in_phase_1(tmp_path):
+    args = arguments(tmp_path)
+    args.deepspeed = "zero.json"
+    with pytest.raises(ValueError, match="FSDP and DeepSpeed would gather .* use DDP there"):
+        refuse_in_phase_1(args)
 
 
 def test_an_objective_without_its_teacher_is_refused(tmp_path):
