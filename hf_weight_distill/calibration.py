@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .families import WeightClass
-from .plan import WeightPlan, decoder_inputs, tensors_of
+from .plan import WeightPlan, decoder_inputs, layer_count, tensors_of
 
 Batch = dict[str, Tensor]
 NormMoments = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -158,7 +158,7 @@ def _is_inner(row: WeightClass) -> bool:
 def _layers(plan: WeightPlan, row: WeightClass) -> range:
     if not row.layered:
         return range(1)
-    return range(getattr(plan.teacher_config, plan.family.shape[f"{row.stack}_layers"][0]))
+    return range(layer_count(plan.teacher_config, row.stack, plan.family))
 
 
 def _energies(plan: WeightPlan, teacher: PreTrainedModel, rows: dict, sums: dict) -> dict[tuple[str, str], Tensor]:

@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from .calibration import Batch, NormMoments, Statistics, fit_norm, norm_statistics, text_statistics, weight_statistics
-from .plan import ClassPlan, WeightPlan, fixed_tensors, stock_student, tensors_of
+from .plan import ClassPlan, WeightPlan, fixed_tensors, layer_count, stock_student, tensors_of
 from .sources.base import ClassStart, Projection, contract
 
 
@@ -187,8 +187,8 @@ class _Builder:
     def _chosen(self, c: ClassPlan) -> tuple[int, ...]:
         if not c.weight_class.layered:
             return (0,)
-        layers = self.plan.family.shape[f"{c.weight_class.stack}_layers"][0]
-        return chosen_layers(c.groups, self.layers, getattr(self.plan.teacher_config, layers))
+        layers = layer_count(self.plan.teacher_config, c.weight_class.stack, self.plan.family)
+        return chosen_layers(c.groups, self.layers, layers)
 
     # --- factors ---
 
