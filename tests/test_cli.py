@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import logging
@@ -28,7 +29,11 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer, 
 
 import hf_weight_distill
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, cli, data
-from hf_weight_distill.cli import build_parser, job_of, main
+from hf_weight_distill.cli import COMMANDS, build_parser, loading, main, plan
+from hf_weight_distill.cli.job import job_of
+from hf_weight_distill.cli.loading import PROGRAM
+from hf_weight_distill.cli.main import EPILOG, underscored
+from hf_weight_distill.cli.values import field_docs
 from hf_weight_distill.corpus import built_in_corpus
 from hf_weight_distill.objectives import OBJECTIVES
 from hf_weight_distill.schedules import SCHEDULES
@@ -53,7 +58,7 @@ def call(*argv):
 
 
 def parsed(*argv):
-    argv = cli._underscored(["distill", "someone/teacher", "--output_dir", "x", *argv])
+    argv = underscored(["distill", "someone/teacher", "--output_dir", "x", *argv])
     return job_of(build_parser().parse_args(argv))
 
 
@@ -102,7 +107,7 @@ def distill_actions():
 
 @pytest.mark.parametrize(("cls", "name"), FIELDS)
 def test_every_field_is_a_flag_with_the_help_of_the_docstring(cls, name):
-    text = cli.field_docs(cls)[name]
+    text = field_docs(cls)[name]
     assert text
     assert distill_actions()[name].help.startswith(text.replace("``", "").removesuffix("."))
     # The docstring itself, so that a parser that loses lines is seen.
@@ -443,20 +448,20 @@ def test_the_teacher_is_taken_at_the_revision_asked_for(folder, tmp_path, monkey
 
 def test_columns_and_languages_choose_the_direction(folder, tmp_path):
     file = str(folder / "train.jsonl")
-    there = cli._load_pairs("train", file, None, parsed("--source_lang", "en", "--target_lang", "de").columns())
-    back = cli._load_pairs("train", file, None, parsed("--source_lang", "de", "--target_lang", "en").columns())
+    there = loading.load_pairs("train", file, None, parsed("--source_lang", "en", "--target_lang", "de").columns())
+    back = loading.load_pairs("train", file, None, parsed("--source_lang", "de", "--target_lang", "en").columns())
     assert there[0] == {"source": back[0]["target"], "target": back[0]["source"]}
     (tmp_path / "x.csv").write_text("german,english\nHund,dog\n")
     columns = parsed("--source_column", "english", "--target_column", "german").columns()
-    assert cli._load_pairs("train", str(tmp_path / "x.csv"), None, columns)[0] == {"source": "dog", "target": "Hund"}
+    assert loading.load_pairs("train", str(tmp_path / "x.csv"), None, columns)[0] == {"source": "dog", "target": "Hund"}
 
 
 def test_the_built_in_corpus_has_a_split_for_each_purpose(monkeypatch):
     corpus = built_in_corpus(train=4, validation=3, test=2)
     monkeypatch.setattr(data, "_corpus", lambda: corpus)
-    sizes = [len(cli._load_pairs(flag, "built-in", None, {})) for flag in ("train", "eval", "test", "data")]
+    sizes = [len(loading.load_pairs(flag, "built-in", None, {})) for flag in ("train", "eval", "test", "data")]
     assert sizes == [4, 3, 2, 2]
-    assert len(cli._load_pairs("train", "built-in", "validation", {})) == 3
+    assert len(loading.load_pairs("train", "built-in", "validation", {})) == 3
 
 
 def test_an_unnamed_direction_is_a_warning_in_one_line(folder, tmp_path):
@@ -476,13 +481,13 @@ def multilingual(folder, tmp_path):
 
 def test_languages_are_set_on_tokenizer_and_generation(folder, multilingual):
     model = AutoModelForSeq2SeqLM.from_pretrained(folder / "teacher")
-    cli.set_languages(multilingual, model, "de", "fr")
+    loading.set_languages(multilingual, model, "de", "fr")
     assert (multilingual.src_lang, multilingual.tgt_lang) == ("de", "fr")
     first = multilingual("Hund")["input_ids"][0]
     assert first == multilingual.convert_tokens_to_ids("__de__")
     assert model.generation_config.forced_bos_token_id == multilingual.convert_tokens_to_ids("__fr__")
     with pytest.raises(ValueError, match="--tgt_lang klingon: the M2M100Tokenizer does not know this language"):
-        cli.set_languages(multilingual, model, None, "klingon")
+        loading.set_languages(multilingual, model, None, "klingon")
 
 
 # --- evaluate, push, demo --------------------------------------------------------------------------------------------
@@ -572,8 +577,9 @@ def test_demo_is_wired(monkeypatch):
 
 def examples():
     """Each command in a help text, continued lines joined."""
-    texts = "\n".join([cli.EPILOG, *(text for _, _, text, _ in cli.COMMANDS.values())])
-    found = re.findall(rf"^  {cli.PROGRAM} (.*)$", texts.replace("\\\n", " "), flags=re.MULTILINE)
+    modules = [importlib.import_module(f"hf_weight_distill.cli.{name}") for name in COMMANDS]
+    texts = "\n".join([EPILOG, *(module.DESCRIPTION for module in modules)])
+    found = re.findall(rf"^  {PROGRAM} (.*)$", texts.replace("\\\n", " "), flags=re.MULTILINE)
     return [shlex.split(line) for line in found]
 
 
@@ -595,12 +601,12 @@ def test_the_examples_of_the_help_run_one_after_the_other(folder, tmp_path, monk
     assert json.loads(Path("scores.json").read_text())["sentences"] == 1
 
 
-@pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in cli.COMMANDS)])
+@pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_teaches(argv, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = call(*argv)
     assert code == 0
-    assert "start here:" in out if argv == ["--help"] else re.search(rf"examples?:\n  {cli.PROGRAM} {argv[0]}", out)
+    assert "start here:" in out if argv == ["--help"] else re.search(rf"examples?:\n  {PROGRAM} {argv[0]}", out)
     assert "None" not in out.replace("None: a plain", "").replace("None: beside", "") and "``" not in out
 
 
@@ -609,7 +615,7 @@ def test_help_needs_no_torch():
     script = f"""
 import sys, types
 package = types.ModuleType("hf_weight_distill")
-package.__path__, package.__version__ = [{str(Path(cli.__file__).parent)!r}], "0"
+package.__path__, package.__version__ = [{str(Path(cli.__file__).parent.parent)!r}], "0"
 sys.modules["hf_weight_distill"] = package
 from hf_weight_distill.cli import main
 assert main(["distill", "--help"]) == 0 and main(["--help"]) == 0
@@ -622,13 +628,13 @@ assert not heavy, heavy
 
 def test_exit_codes_and_traceback(monkeypatch):
     def raises(error):
-        def plan(_):
+        def run(_):
             raise error
 
-        return plan
+        return run
 
     def run_with(error, *argv):
-        monkeypatch.setitem(cli.COMMANDS, "plan", (raises(error), *cli.COMMANDS["plan"][1:]))
+        monkeypatch.setattr(plan, "run", raises(error))
         return call("plan", *argv)
 
     assert call("--version")[:2] == (0, f"hf-weight-distill {hf_weight_distill.__version__}\n")
@@ -645,7 +651,7 @@ def test_exit_codes_and_traceback(monkeypatch):
 def test_nothing_is_said_about_images(caplog):
     logger = logging.getLogger("transformers.utils.import_utils")
     logger.addHandler(caplog.handler)
-    with cli._quiet():
+    with loading.quiet():
         logger.warning("`AnImageProcessor` requires torchvision (not installed); falling back")
         logger.warning("something else")
     logger.removeHandler(caplog.handler)

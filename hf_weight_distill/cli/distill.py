@@ -1,0 +1,212 @@
+"""``hf-weight-distill distill``: makes a student."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..config import WeightDistillConfig
+from ..recipes import RECIPES
+from .flags import SPELLING, add_comparison, add_shape, add_teacher, add_texts
+from .job import COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, Job, job_of
+from .loading import BUILT_IN_SPLITS, PROGRAM, load_distiller, load_pairs, quiet, say, users_own, write_json
+from .values import add_fields, check_names
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..distiller import WeightDistiller
+    from ..trainer import WeightDistillTrainingArguments
+
+SCORES_FILE = "scores.json"
+BARS_FROM = 50_000  # pairs; below, a progress bar of the data is gone before it is read
+
+SUMMARY = "make a student"
+USAGE = "TEACHER --train DATA --output_dir DIR [flags]"
+EPILOG = SPELLING
+DESCRIPTION = f"""\
+Distils: phase 1 trains a generator that makes the student's weights from the teacher's, phase 2 trains the student on.
+The student is saved as an ordinary checkpoint with tokenizer and model card; with --test, scores and speed of teacher
+and student are printed and stand in OUTPUT_DIR/{SCORES_FILE} and on the card.
+
+examples:
+  {PROGRAM} distill Helsinki-NLP/opus-mt-en-de --train built-in --decoder_layers 1 --output_dir runs/small --dry_run
+  {PROGRAM} distill Helsinki-NLP/opus-mt-en-de --train built-in --eval built-in --test built-in \\
+      --decoder_layers 1 --generator_args max_steps=200 --finetune_args max_steps=200 --output_dir runs/small
+  {PROGRAM} distill --config runs/small/weight_distill.yaml --output_dir runs/again
+"""
+CONFIG_HELP = (
+    "YAML file with the keys teacher, train, eval, test, recipe, student, config and the names of the other data "
+    "flags; the weight_distill.yaml of a run is one and repeats it. Flags win over it; its fields replace the recipe's"
+)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_teacher(parser)
+    parser.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
+    data = parser.add_argument_group("data")
+    add_texts(data, DATA_FLAGS | COLUMN_FLAGS | LANGUAGE_FLAGS)
+    out = parser.add_argument_group("what is written")
+    folder = {"metavar": "DIR", "required": True}
+    out.add_argument("--output_dir", **folder, help="new folder for checkpoints, pseudo labels and configuration")
+    out.add_argument("--save", metavar="DIR", help="new folder for the student (default: OUTPUT_DIR/student)")
+    text = "go on where an interrupted run in OUTPUT_DIR stopped; give the other flags again"
+    out.add_argument("--resume", action="store_true", help=text)
+    text = "print the plan and the full configuration as a file for --config, check data and folders, train nothing"
+    out.add_argument("--dry_run", action="store_true", help=text)
+    out.add_argument("--license", help="for the card, such as cc-by-4.0; a student inherits its teacher's")
+    text = "for the card, such as en de (default: --source_lang and --target_lang)"
+    out.add_argument("--languages", nargs="+", metavar="CODE ...", help=text)
+    out.add_argument("--task", choices=("translation", "summarization"), default="translation", help="for the card")
+    add_comparison(parser.add_argument_group("measuring on --test"), "test_")
+    add_shape(parser)
+    settings = parser.add_argument_group("how it is distilled", "what is not given stays as the recipe has it")
+    settings.add_argument("--recipe", choices=list(RECIPES), help="named settings (default: default)")
+    add_fields(settings, WeightDistillConfig)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    job = job_of(arguments)
+    if "train" not in job.data:
+        raise ValueError("no training data: give --train, or a --config file with train: in it")
+    job = _with_evaluation(job)
+    run = Path(arguments.output_dir)
+    save = Path(arguments.save) if arguments.save else run / "student"
+    with quiet():
+        import datasets
+
+        distiller = load_distiller(job)
+        args = _check_settings(distiller, run)
+        if args.should_save:
+            _check_folders(run, save, arguments.resume)
+        pairs = {
+            flag: load_pairs(flag, job.data[flag], job.data.get(f"{flag}_split"), job.columns())
+            for flag in ("train", "eval", "test")
+            if flag in job.data
+        }
+        _check_pairs(distiller, pairs)
+        if arguments.dry_run:
+            _print_job(job, distiller)
+            return
+        if len(pairs["train"]) >= BARS_FROM:
+            datasets.enable_progress_bars()
+        if args.should_save:
+            say(str(distiller.plan).partition("\n")[0])
+        try:
+            options = {"output_dir": run, "resume_from_checkpoint": arguments.resume}
+            distiller.distill(pairs["train"], pairs.get("eval"), **options)
+        finally:
+            if args.should_save:
+                _complete_run_file(run, job)
+        if args.should_save:
+            _finish(distiller, job, pairs, arguments, run, save)
+
+
+def _with_evaluation(job: Job) -> Job:
+    """With ``--eval`` each phase evaluates; without, it cannot."""
+    phases = {name: getattr(job.config, name) for name in ("generator_args", "finetune_args")}
+    if "eval" in job.data:
+        phases = {name: {"eval_strategy": "steps"} | args for name, args in phases.items()}
+    for name, args in phases.items():
+        if "eval" not in job.data and args.get("eval_strategy", "no") != "no":
+            raise ValueError(f"{name} has eval_strategy={args['eval_strategy']}, but there is no data: give --eval")
+    return dataclasses.replace(job, config=dataclasses.replace(job.config, **phases))
+
+
+def _check_settings(distiller: "WeightDistiller", run: Path) -> "WeightDistillTrainingArguments":
+    """What ``distill`` would refuse, and names in the training arguments; the first phase's arguments are returned."""
+    from ..trainer import WeightDistillTrainingArguments
+
+    config = distiller.config
+    known = [field.name for field in dataclasses.fields(WeightDistillTrainingArguments) if field.init]
+    phases = []
+    for name in ("generator_args", "finetune_args"):
+        check_names(name, getattr(config, name), known)
+        with users_own(name):
+            phases.append(distiller._arguments(getattr(config, name), run / name.removesuffix("_args")))
+    distiller._check_run(run, phases[0], resume=True)  # folders are looked at in _check_folders
+    return phases[0]
+
+
+def _check_folders(run: Path, save: Path, resume: bool) -> None:
+    """Before hours of training, not after."""
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"--output_dir {run}: is a file, expected a new folder")
+    if run.exists() and any(run.iterdir()) and not resume:
+        raise ValueError(f"--output_dir {run}: not empty; go on with its run by --resume, or choose another folder")
+    if save.exists() and (not save.is_dir() or any(save.iterdir())):
+        raise ValueError(f"the student's folder {save} is not empty: choose another one with --save, or delete it")
+
+
+def _check_pairs(distiller: "WeightDistiller", pairs: dict[str, "Dataset"]) -> None:
+    """The first pairs become features that something can be learned from."""
+    from ..data import check_features, tokenize_pairs
+
+    config = distiller.config
+    lengths = {name: getattr(config, name) for name in ("prefix", "max_source_length", "max_target_length")}
+    for flag, table in pairs.items():
+        with users_own(f"--{flag}"):
+            features = tokenize_pairs(table.select(range(min(8, len(table)))), distiller.tokenizer, **lengths)
+            check_features(features, distiller.tokenizer.pad_token_id)
+
+
+def _print_job(job: Job, distiller: "WeightDistiller") -> None:
+    """The plan as comments and the configuration as YAML: together a file for ``--config``."""
+    print("\n".join(f"# {line}".rstrip() for line in str(distiller.plan).splitlines()))
+    print(yaml.safe_dump(job.to_dict(), sort_keys=False, allow_unicode=True), end="")
+    say("dry run: data, settings and folders are in order; nothing was trained or written")
+
+
+def _complete_run_file(run: Path, job: Job) -> None:
+    """Adds to the file that repeats the run what only the command line knows: the data."""
+    from ..distiller import RUN_FILE
+
+    file = run / RUN_FILE
+    if file.exists():
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) | job.data
+        values["teacher_revision"] = values["teacher_revision"] or job.teacher_revision
+        file.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _finish(
+    distiller: "WeightDistiller",
+    job: Job,
+    pairs: dict[str, "Dataset"],
+    arguments: argparse.Namespace,
+    run: Path,
+    save: Path,
+) -> None:
+    """Scores, then the student with its card; saved too if the scores cannot be had."""
+    try:
+        if "test" in pairs:
+            comparison = distiller.evaluate(
+                pairs["test"],
+                num_beams=arguments.test_num_beams,
+                batch_sizes=arguments.test_batch_sizes,
+                metrics=arguments.test_metrics,
+            )
+            write_json(run / SCORES_FILE, comparison)
+            print(comparison)
+    finally:
+        distiller.save_pretrained(save, **_card_fields(job, arguments))
+        say(f"the student is in {save}")
+
+
+def _card_fields(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
+    data = job.data
+    pair = (data.get("source_lang"), data.get("target_lang"))
+    fields = {
+        "license": arguments.license,
+        "languages": tuple(arguments.languages or (pair if all(pair) else ())),
+        "task": arguments.task,
+        "dataset": data["train"],
+        "eval_dataset": data.get("test"),
+        "eval_split": data.get("test_split") or (BUILT_IN_SPLITS["test"] if data.get("test") == "built-in" else None),
+        "src_lang": data.get("src_lang"),
+        "tgt_lang": data.get("tgt_lang"),
+    }
+    if job.config.prefix:
+        fields["example"] = job.config.prefix + "Two dogs run across the meadow."
+    return fields

@@ -1,0 +1,70 @@
+"""``hf-weight-distill evaluate``: compares teacher and student."""
+
+import argparse
+from pathlib import Path
+
+from ..config import WeightDistillConfig
+from .flags import add_comparison, add_teacher, add_texts
+from .job import COLUMN_FLAGS, LANGUAGE_FLAGS
+from .loading import PROGRAM, load_model, load_pairs, quiet, set_languages, users_own, write_json
+from .values import field_docs
+
+SUMMARY = "compare teacher and student"
+USAGE = "TEACHER STUDENT --data DATA [flags]"
+DESCRIPTION = f"""\
+Compares teacher and student on the same text under the same conditions: scores, size and decoding speed.
+
+examples:
+  {PROGRAM} evaluate Helsinki-NLP/opus-mt-en-de runs/small/student --data built-in
+  {PROGRAM} evaluate Helsinki-NLP/opus-mt-en-de runs/small/student --data built-in --num_beams 1 5 \\
+      --batch_sizes 1 32 --metrics bleu chrf --json scores.json
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_teacher(parser, required=True)
+    parser.add_argument("student", metavar="STUDENT", help="Hub repository or folder of the student")
+    parser.add_argument("--data", metavar="DATA", required=True, help="test pairs; see --train of distill")
+    add_texts(parser, {"data_split": "split of --data", **COLUMN_FLAGS, **LANGUAGE_FLAGS})
+    parser.add_argument("--prefix", default="", metavar="TEXT", help=field_docs(WeightDistillConfig)["prefix"])
+    add_comparison(parser, "")
+    text = "the first so many sentences are timed (default: 64)"
+    parser.add_argument("--speed_sentences", type=int, default=64, metavar="N", help=text)
+    text = "sacreBLEU's tokenizer for BLEU (default: 13a)"
+    parser.add_argument("--tokenize", default="13a", metavar="NAME", help=text)
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU, if there is one)")
+    parser.add_argument("--json", metavar="FILE", help="write the comparison there, too")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    with quiet():
+        import torch
+        from transformers import AutoTokenizer
+
+        from ..data import check_tokenizer
+        from ..evaluation import compare
+
+        models = [load_model(arguments.teacher, arguments.teacher_revision), load_model(arguments.student)]
+        with users_own(arguments.teacher):
+            tokenizer = AutoTokenizer.from_pretrained(arguments.teacher, revision=arguments.teacher_revision or "main")
+        with users_own(arguments.student):
+            check_tokenizer(tokenizer, models[1].config)
+        for model in models:
+            set_languages(tokenizer, model, arguments.src_lang, arguments.tgt_lang)
+            model.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        columns = {name: getattr(arguments, name) for name in COLUMN_FLAGS}
+        pairs = load_pairs("data", arguments.data, arguments.data_split, columns)
+        comparison = compare(
+            *models,
+            tokenizer,
+            [arguments.prefix + source for source in pairs["source"]],
+            list(pairs["target"]),
+            metrics=arguments.metrics,
+            num_beams=arguments.num_beams,
+            batch_sizes=arguments.batch_sizes,
+            speed_sentences=arguments.speed_sentences,
+            tokenize=arguments.tokenize,
+        )
+    print(comparison)
+    if arguments.json:
+        write_json(Path(arguments.json), comparison)

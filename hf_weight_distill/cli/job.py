@@ -1,0 +1,129 @@
+"""What a ``--config`` file and the flags ask for together."""
+
+import argparse
+import json
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import StudentShape, WeightDistillConfig
+from ..recipes import recipe_config
+from .values import check_names, fits, given_fields, load_yaml, merge_flags
+
+DATA_FLAGS = {
+    "train": "training pairs: a .json, .jsonl, .csv, .tsv (each also .gz) or .parquet file, a folder written by "
+    "save_to_disk, a Hub data set (owner/name or owner/name:config), or 'built-in' (generated English-German pairs)",
+    "eval": "pairs for eval_loss during training, likewise; by default after each logging_steps (see eval_strategy)",
+    "test": "pairs to compare teacher and student on afterwards, likewise",
+    "train_split": "split of --train, where it has several",
+    "eval_split": "split of --eval",
+    "test_split": "split of --test",
+}
+COLUMN_FLAGS = {
+    "source_column": "column of the source texts; without it a 'translation' column or a usual pair of names is taken",
+    "target_column": "column of the target texts",
+    "source_lang": "key of the source in a 'translation' column, such as en",
+    "target_lang": "key of the target in a 'translation' column, such as de",
+}
+LANGUAGE_FLAGS = {
+    "src_lang": "source language as a multilingual teacher's tokenizer names it, such as eng_Latn",
+    "tgt_lang": "target language likewise; generation is made to start with it",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a ``--config`` file and the flags ask for together.
+
+    Args:
+        teacher: repository or folder.
+        teacher_revision: of the repository.
+        recipe: the start of ``config``.
+        student: shape of the student.
+        config: how it is distilled.
+        data: the flags about data that were given, by name.
+    """
+
+    teacher: str
+    teacher_revision: str | None
+    recipe: str
+    student: StudentShape
+    config: WeightDistillConfig
+    data: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as the ``--config`` file has them."""
+        head = {"teacher": self.teacher, "teacher_revision": self.teacher_revision, **self.data, "recipe": self.recipe}
+        parts = {"student": self.student.to_dict(), "config": self.config.to_dict()}
+        return json.loads(json.dumps(head | parts))  # tuples become lists, which YAML has words for
+
+    def columns(self) -> dict[str, str]:
+        """Columns and languages, for ``load_pairs``."""
+        return {name: self.data[name] for name in COLUMN_FLAGS if name in self.data}
+
+
+_JOB_TEXTS = ("teacher", "teacher_revision", "recipe", *DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS)
+_FILE_KEYS = (*_JOB_TEXTS, "student", "config", "hf_weight_distill")
+
+
+def _read_config(path: str | None) -> dict[str, Any]:
+    """The ``--config`` file, checked."""
+    if path is None:
+        return {}
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"--config {path}: cannot be read ({error.strerror})") from error
+    values = load_yaml(text, f"--config {path}")
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path}: found {type(values).__name__}, expected keys such as teacher and student")
+    check_names(f"--config {path}", values, _FILE_KEYS)
+    values = {name: value for name, value in values.items() if value is not None}
+    for name in set(values) & set(_JOB_TEXTS):
+        if not isinstance(values[name], str):
+            raise ValueError(f"--config {path}: {name}={values[name]!r}, expected text")
+    for name, cls in (("student", StudentShape), ("config", WeightDistillConfig)):
+        _check_fields(f"--config {path}: {name}", values.get(name, {}), cls)
+    return values
+
+
+def _check_fields(where: str, values: Any, cls: type) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is {type(values).__name__}, expected the fields of {cls.__name__}")
+    kinds = typing.get_type_hints(cls)
+    check_names(where, values, kinds)
+    for name, value in values.items():
+        if not fits(value, kinds[name]):
+            kind = kinds[name].__name__ if isinstance(kinds[name], type) else str(kinds[name]).replace("typing.", "")
+            raise ValueError(f"{where}.{name}={value!r}, expected {kind}")
+
+
+def job_of(arguments: argparse.Namespace) -> Job:
+    """The job of parsed arguments: the recipe, over it the file's fields, over them the flags.
+
+    A field of the file replaces the recipe's; a dictionary given as a flag is merged into it key by key.
+
+    Raises:
+        ValueError: a file that cannot be read, unknown or wrong fields, no teacher.
+    """
+    file = _read_config(arguments.config)
+    flags = {name: value for name in _JOB_TEXTS if (value := getattr(arguments, name, None)) is not None}
+    if "recipe" in flags and "config" in file and file.get("recipe", flags["recipe"]) != flags["recipe"]:
+        raise ValueError(
+            f"--recipe {flags['recipe']}, but {arguments.config} holds the settings of the recipe {file['recipe']!r}: "
+            "leave --recipe out, or delete recipe and config from the file"
+        )
+    texts = {name: value for name, value in file.items() if name in _JOB_TEXTS} | flags
+    if "teacher" not in texts:
+        raise ValueError("no teacher: name a Hub repository or a folder, or give a --config file with teacher: in it")
+    recipe = texts.get("recipe", "default")
+    config = recipe_config(recipe).to_dict() | file.get("config", {})
+    return Job(
+        teacher=texts["teacher"],
+        teacher_revision=texts.get("teacher_revision"),
+        recipe=recipe,
+        student=StudentShape(**merge_flags(file.get("student", {}), given_fields(arguments, StudentShape))),
+        config=WeightDistillConfig.from_dict(merge_flags(config, given_fields(arguments, WeightDistillConfig))),
+        data={name: texts[name] for name in (*DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS) if name in texts},
+    )

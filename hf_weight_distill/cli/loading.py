@@ -1,0 +1,151 @@
+"""Teachers, tokenizers and data by the names that the user gave, and what is said meanwhile."""
+
+import contextlib
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .job import Job
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..distiller import WeightDistiller
+    from ..evaluation import Comparison
+
+PROGRAM = "hf-weight-distill"
+BUILT_IN_SPLITS = {"train": "train", "eval": "validation", "test": "test", "data": "test"}
+
+
+def say(text: str) -> None:
+    """For the person who waits; results go to stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _not_about_images(record: logging.LogRecord) -> bool:
+    return "torchvision" not in record.getMessage()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Our own warnings as one line; none about packages that nobody needs here, and no bars of what takes no time."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    def show(message: Any, *_: Any, **__: Any) -> None:
+        say(f"{PROGRAM}: warning: {message}")
+
+    imports = logging.getLogger("transformers.utils.import_utils")
+    bars = transformers_logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+        warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")
+        imports.addFilter(_not_about_images)
+        transformers_logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            imports.removeFilter(_not_about_images)
+            if bars[0]:
+                transformers_logging.enable_progress_bar()
+            if not bars[1]:
+                datasets.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def users_own(what: str) -> Iterator[None]:
+    """What the operating system, the Hub or ``datasets`` say about a name that the user gave is the user's to mend."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (OSError, ValueError, DatasetsError) as error:
+        text = str(error.__cause__ or error) if isinstance(error, DatasetsError) else str(error)
+        raise ValueError(f"{what}: {text}") from error
+
+
+def load_model(name: str, revision: str | None = None) -> "PreTrainedModel":
+    import torch
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    from ..families import family_of
+
+    with users_own(name):
+        family_of(AutoConfig.from_pretrained(name, revision=revision or "main"))
+        # on a CPU plain attention trains small models about twice as fast in bf16 as the fused kernel
+        kernel = None if torch.cuda.is_available() else "eager"
+        options = {"revision": revision or "main", "dtype": torch.float32, "attn_implementation": kernel}
+        return AutoModelForSeq2SeqLM.from_pretrained(name, **options).eval()
+
+
+def load_distiller(job: Job) -> "WeightDistiller":
+    from transformers import AutoTokenizer
+
+    from ..distiller import WeightDistiller
+
+    teacher = load_model(job.teacher, job.teacher_revision)
+    with users_own(job.teacher):
+        tokenizer = AutoTokenizer.from_pretrained(job.teacher, revision=job.teacher_revision or "main")
+    set_languages(tokenizer, teacher, job.data.get("src_lang"), job.data.get("tgt_lang"))
+    return WeightDistiller(teacher, tokenizer, student=job.student, recipe=job.recipe, config=job.config)
+
+
+def set_languages(
+    tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel", src_lang: str | None, tgt_lang: str | None
+) -> None:
+    """Makes a multilingual tokenizer and model translate in one direction.
+
+    Args:
+        tokenizer: gets ``src_lang`` and ``tgt_lang``.
+        model: its generation settings get the token of ``tgt_lang`` as the first to be generated. mBART-25, which was
+            trained to start decoding from it, gets it as the decoder's start.
+        src_lang, tgt_lang: codes as the tokenizer has them; ``None`` changes nothing.
+
+    Raises:
+        ValueError: the tokenizer knows no languages, or not this one.
+    """
+    for name, code in (("src_lang", src_lang), ("tgt_lang", tgt_lang)):
+        if code is None:
+            continue
+        kind = type(tokenizer).__name__
+        if not hasattr(tokenizer, name):
+            raise ValueError(f"--{name} {code}: a {kind} has no languages to choose from; leave it out")
+        token = _language_token(tokenizer, code)
+        if token in (None, tokenizer.unk_token_id):
+            raise ValueError(f"--{name} {code}: the {kind} does not know this language; use its own code")
+        setattr(tokenizer, name, code)
+        if name == "tgt_lang":
+            first = "decoder_start_token_id" if kind.startswith("MBartTokenizer") else "forced_bos_token_id"
+            setattr(model.generation_config, first, token)
+
+
+def _language_token(tokenizer: "PreTrainedTokenizerBase", code: str) -> int | None:
+    if not hasattr(tokenizer, "get_lang_id"):
+        return tokenizer.convert_tokens_to_ids(code)
+    try:
+        return tokenizer.get_lang_id(code)  # M2M100: its token is __de__
+    except KeyError:
+        return None
+
+
+def load_pairs(flag: str, data: str, split: str | None, columns: dict[str, str]) -> "Dataset":
+    from ..data import load_pairs
+
+    if data == "built-in":
+        split = split or BUILT_IN_SPLITS[flag]
+    with users_own(f"--{flag} {data}"):
+        pairs = load_pairs(data, split, **columns)
+    say(f"{flag}: {len(pairs):,} pairs from {data}")
+    return pairs
+
+
+def write_json(file: Path, comparison: "Comparison") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
