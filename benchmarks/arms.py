@@ -33,19 +33,25 @@ class Arm:
 
 
 def _copied(layers: str = "first", **config: Any) -> Arm:
-    return Arm({"source": "direct", "layers": layers, **config})
+    return Arm({"source": "direct", "layers": layers, "reconstruction": "none", **config})
 
 
-def _generator(phase1: float, projection_lr_factor: float = 0.05, **options: Any) -> Arm:
+def _fitted(**config: Any) -> Arm:
+    return Arm({"source": "direct", **config})
+
+
+def _generator(phase1: float, projection_lr_factor: float = 0.05, fitted: bool = False, **options: Any) -> Arm:
+    start = {} if fitted else {"layers": "first", "reconstruction": "none"}
     args = {"projection_lr_factor": projection_lr_factor}
-    return Arm({"source": "generator", "source_options": options}, phase1=phase1, args=args)
+    return Arm({"source": "generator", "source_options": options, **start}, phase1=phase1, args=args)
 
 
 def _opdf(sites: int, on: str = "copied") -> Arm:
     mpo = {"unit_sites": sites}
+    start = {"layers": "first", "reconstruction": "none"}
     if on == "copied":
-        return Arm({"source": "mpo", "source_options": mpo}, phase1=1.0)
-    config = {"source": "generator", "finetune_source": "mpo", "finetune_source_options": mpo}
+        return Arm({"source": "mpo", "source_options": mpo, **start}, phase1=1.0)
+    config = {"source": "generator", "finetune_source": "mpo", "finetune_source_options": mpo, **start}
     return Arm(config, phase1=0.5, finetune_rate=0.3)
 
 
@@ -70,6 +76,11 @@ ARMS: dict[str, Arm] = {
     "importance": _copied(width="importance"),
     "pca": _copied(width="pca"),
     "pca-kl": _copied(width="pca", **_KL),
+    "fitted": _fitted(),
+    "fitted-kl": _fitted(**_KL),
+    "fitted-importance": _fitted(width="importance"),
+    "generator-fitted": _generator(0.5, fitted=True),
+    "generator-fitted-short": _generator(0.1, fitted=True),
     "paper": Arm(_PAPER, phase1=0.5, args={"projection_lr_factor": 1.0}),
     "generator-short": _generator(0.1),
     "generator": _generator(0.5),

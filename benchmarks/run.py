@@ -9,6 +9,7 @@ an interrupted one goes on from its last checkpoint. Choose on ``validation_bleu
 """
 
 import argparse
+import gzip
 import itertools
 import json
 import resource
@@ -93,7 +94,8 @@ def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
     )
     if torch.cuda.is_available():
         distiller.teacher.cuda()
-    train, started = features(options, distiller, arm.gold), time.perf_counter()
+    train = features(options, distiller, arm.gold)
+    started, cpu = time.perf_counter(), time.process_time()
     first = round(arm.phase1 * options.updates)
     torch.manual_seed(seed)
     try:
@@ -107,7 +109,8 @@ def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
             resume_from_checkpoint=folder.exists(),
         )
         seconds = time.perf_counter() - started
-        row = scores(options, distiller, student) | {"seconds": round(seconds, 1)}
+        cpu_seconds = time.process_time() - cpu  # of one thread this is the wall clock of an idle machine
+        row = scores(options, distiller, student) | {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
         if distiller.summary:
             row["sparsity"] = distiller.summary["magnitude_pruning"]["sparsity"]["total"]
     except FloatingPointError as error:
@@ -159,8 +162,8 @@ def main() -> None:
         if translations is not None:
             folder = options.results.parent / "translations"
             folder.mkdir(exist_ok=True)
-            file = folder / f"{options.student}-{name}-{options.updates}-{rate:g}-{seed}.txt"
-            file.write_text("\n".join(translations) + "\n", encoding="utf-8")
+            file = folder / f"{options.student}-{name}-{options.updates}-{rate:g}-{seed}.txt.gz"
+            file.write_bytes(gzip.compress("".join(f"{line}\n" for line in translations).encode(), mtime=0))
         with options.results.open("a", encoding="utf-8") as results:
             results.write(json.dumps(row) + "\n")
         print(

@@ -81,9 +81,9 @@ def text_statistics(plan: WeightPlan, teacher: PreTrainedModel, batches: Iterabl
 
     masks: dict[str, Tensor] = {}
     watched = {module_of(row, n): watch(row, n) for row in rows.values() if _is_inner(row) for n in _layers(plan, row)}
-    with _hooks(teacher, watched):
+    with hooks(teacher, watched):
         for batch in batches:
-            masks.update(_masks(teacher, batch))
+            masks.update(token_masks(teacher, batch))
             states = _run(teacher, batch, output_hidden_states=True)
             for stack in ("encoder", "decoder"):
                 for state in getattr(states, f"{stack}_hidden_states"):
@@ -116,9 +116,9 @@ def norm_statistics(
     masks: dict[str, Tensor] = {}
     rows = [c.weight_class for c in plan.classes if c.weight_class.role == "norm_weight"]
     watched = {module_of(row, layer): watch(row, layer) for row in rows for layer in _layers(plan, row)}
-    with _hooks(teacher, watched):
+    with hooks(teacher, watched):
         for batch in batches:
-            masks.update(_masks(teacher, batch))
+            masks.update(token_masks(teacher, batch))
             _run(teacher, batch)
     return {key: tuple(total / values[-1] for total in values[:-1]) for key, values in sums.items()}
 
@@ -198,7 +198,8 @@ def _unit_trace(moment_DD: Tensor) -> Tensor:
     return moment_DD / moment_DD.diagonal().sum().clamp_min(1e-30)
 
 
-def _masks(teacher: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+def token_masks(teacher: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    """Which positions of each stack are tokens."""
     return {
         "encoder": batch["attention_mask"].bool().to(teacher.device),
         "decoder": batch["labels"].ne(-100).to(teacher.device),
@@ -218,7 +219,8 @@ def _run(teacher: PreTrainedModel, batch: Batch, **options: bool) -> object:
 
 
 @contextmanager
-def _hooks(teacher: PreTrainedModel, watched: dict[str, Callable]) -> Iterable[None]:
+def hooks(teacher: PreTrainedModel, watched: dict[str, Callable]) -> Iterable[None]:
+    """Forward hooks by module name, for as long as the context lasts; the model is in evaluation mode."""
     handles = [teacher.get_submodule(name).register_forward_hook(hook) for name, hook in watched.items()]
     training = teacher.training
     teacher.eval()

@@ -78,6 +78,7 @@ class StudentShape:
 
 LAYER_CHOICES = ("first", "last", "spaced")
 WIDTH_CHOICES = ("pca", "importance", "uniform")
+RECONSTRUCTION_CHOICES = ("least_squares", "none")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class WeightDistillConfig:
         layers: which teacher layer of a group the start takes: ``"first"``, ``"last"`` or ``"spaced"``.
         width: how the start narrows the residual stream: ``"pca"`` (a shared orthogonal projection), ``"importance"``
             (dimensions with the most energy) or ``"uniform"`` (the first ones).
+        reconstruction: ``"least_squares"`` fits the matrices of the start to the teacher's activations, layer by layer;
+            ``"none"`` leaves them as they were chosen and projected.
         calibration_sentences: training sentences that the start looks at.
         finetune_source: weight source of phase 2, started from the generated student; ``None``: a plain model.
         finetune_source_options: options of that source.
@@ -114,8 +117,9 @@ class WeightDistillConfig:
     source: str = "generator"
     source_options: dict[str, Any] = field(default_factory=dict)
     start: str = "teacher"
-    layers: str = "first"
+    layers: str = "last"
     width: str = "pca"
+    reconstruction: str = "least_squares"
     calibration_sentences: int = 512
     finetune_source: str | None = None
     finetune_source_options: dict[str, Any] = field(default_factory=dict)
@@ -139,6 +143,7 @@ class WeightDistillConfig:
         self._one_of("start", ("teacher", "random"))
         self._one_of("layers", LAYER_CHOICES)
         self._one_of("width", WIDTH_CHOICES)
+        self._one_of("reconstruction", RECONSTRUCTION_CHOICES)
         self._one_of("pseudo_labels", ("none", "replace", "augment"))
         for name in ("calibration_sentences", "num_beams", "max_source_length", "max_target_length"):
             if getattr(self, name) < (0 if name == "calibration_sentences" else 1):

@@ -149,7 +149,8 @@ class WeightDistiller:
         if config.start == "random":
             start = random_start(self.plan, self.teacher)
         else:
-            start = teacher_start(self.plan, self.teacher, batches, layers=config.layers, width=config.width)
+            how = {"layers": config.layers, "width": config.width, "reconstruction": config.reconstruction}
+            start = teacher_start(self.plan, self.teacher, batches, **how)
         options = self._beside_run(config.source, config.source_options)
         return WeightDistillModel(self.plan, self.teacher, start, config.source, options)
 

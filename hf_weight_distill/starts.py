@@ -1,6 +1,8 @@
 r"""Students that exist before any training: the structured start.
 
-**Depth.** Each student layer starts as one teacher layer of its group, never as their mean: layers share no basis.
+**Depth.** Each student layer starts as one teacher layer of its group, never as their mean: layers share no basis. As
+its inputs are not those of that layer, its matrices are then fitted to text by least squares, so that it answers what
+the teacher's layer answers: see :mod:`hf_weight_distill.least_squares`.
 
 **Width.** One matrix ``R`` of shape ``(d_t, d_s)`` with orthonormal columns carries the whole residual stream, of both
 stacks: the student's state is meant to be :math:`x' = R^\top x`. Then, for a linear map :math:`y = Wx + b`,
@@ -30,6 +32,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from .calibration import Batch, NormMoments, Statistics, fit_norm, norm_statistics, text_statistics, weight_statistics
+from .least_squares import reconstruct
 from .plan import ClassPlan, WeightPlan, fixed_tensors, layer_count, stock_student, tensors_of
 from .sources.base import ClassStart, Projection, contract
 
@@ -57,8 +60,9 @@ def teacher_start(
     teacher: PreTrainedModel,
     batches: list[Batch] | None = None,
     *,
-    layers: str = "first",
+    layers: str = "last",
     width: str = "pca",
+    reconstruction: str = "least_squares",
 ) -> dict[str, ClassStart]:
     """The training-free student: chosen layers, a projected stream, whole heads and neurons.
 
@@ -68,6 +72,8 @@ def teacher_start(
         batches: calibration features; without them the choice is made from weights alone.
         layers: ``"first"`` or ``"last"`` of each group, or ``"spaced"`` evenly from the first layer to the last.
         width: ``"pca"``, ``"importance"`` or ``"uniform"``.
+        reconstruction: with ``"least_squares"`` the matrices are then fitted to the batches, if there are any: see
+            :mod:`hf_weight_distill.least_squares`; ``"none"`` leaves them.
 
     Returns:
         ``{path: ClassStart}``.
@@ -80,7 +86,10 @@ def teacher_start(
     builder = _Builder(plan, tensors_of(teacher), statistics, fixed_tensors(plan, teacher), layers, width)
     if builder.stream is not None and batches:
         builder.norms = norm_statistics(plan, teacher, batches, builder.stream.to(teacher.device))
-    return {c.path: builder.start(c) for c in plan.classes}
+    start = {c.path: builder.start(c) for c in plan.classes}
+    if reconstruction == "none" or not batches:
+        return start
+    return reconstruct(plan, teacher, start, builder.stream, batches)
 
 
 def _refuse_growth(plan: WeightPlan) -> None:

@@ -1,0 +1,202 @@
+r"""Closed-form reconstruction: a start whose layers do, as nearly as linear maps can, what the teacher's layers do.
+
+A student that keeps one decoder layer of four feeds that layer states that it never saw in the teacher. So every
+matrix of a layer is fitted to the text, in the order of computation: with the student's own inputs ``a`` and what the
+teacher's matrix of the chosen layer answers on the same text, ``y`` (projected as the start projects it),
+
+.. math:: \min_{W, b} \sum_n \lVert W a_n + b - y_n \rVert^2 + \lambda \lVert W - W_0 \rVert^2
+
+over all tokens of the calibration text, a ridge regression towards the start ``W_0``, solved exactly. A matrix that
+writes to the residual stream also makes up for what the stream lacks before it: ``y`` is then the teacher's stream
+after the module less the student's stream before it. Each fit sees the student as the fits before have left it.
+
+Layer-wise least squares is how channel pruning reconstructs features (He et al. 2017, https://arxiv.org/abs/1707.06168).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .calibration import Batch, hooks, module_of, token_masks
+from .plan import ClassPlan, WeightPlan, decoder_inputs, fixed_tensors, layer_count, stock_student, tensors_of
+from .sources.base import ClassStart
+
+RIDGE = 1e-3  # of the mean energy of an input
+
+
+@torch.no_grad()
+def reconstruct(
+    plan: WeightPlan,
+    teacher: PreTrainedModel,
+    start: dict[str, ClassStart],
+    stream_DE: Tensor | None,
+    batches: Sequence[Batch],
+) -> dict[str, ClassStart]:
+    """The start with every matrix and bias inside the layers fitted; a stack that keeps its shape stays as it is.
+
+    Args:
+        plan: what feeds what.
+        teacher: in float32.
+        start: the training-free student; its mixing coefficients name the layer that each student layer imitates.
+        stream_DE: the projection ``R`` of the residual stream, or ``None`` where the width stays.
+        batches: calibration features.
+
+    Returns:
+        ``{path: ClassStart}``. Fitted weights are no function of mixing and projections alone any more.
+    """
+    fit = _Reconstruction(plan, teacher, start, stream_DE, batches)
+    fitted = dict(start)
+    for stack in ("encoder", "decoder"):
+        rows = [c for c in plan.classes if c.weight_class.layered and c.weight_class.stack == stack]
+        if not all(c.unchanged for c in rows):
+            fit.stack(stack, rows)
+            weights = {c.path: torch.stack([fit.tensors[name].cpu() for name in c.student_names]) for c in rows}
+            fitted |= {path: replace(start[path], weight=weight) for path, weight in weights.items()}
+    return fitted
+
+
+@dataclass
+class _Record:
+    """One call of a linear module."""
+
+    input: Tensor
+    output: Tensor
+    stream: Tensor | None = None  # the residual stream after it: what the next norm is given
+
+
+class _Reconstruction:
+    def __init__(
+        self,
+        plan: WeightPlan,
+        teacher: PreTrainedModel,
+        start: dict[str, ClassStart],
+        stream_DE: Tensor | None,
+        batches: Sequence[Batch],
+    ) -> None:
+        self.plan, self.teacher, self.start, self.batches = plan, teacher, start, batches
+        self.stream_DE = stream_DE
+        self.student = stock_student(teacher, plan.student_config, device="cpu")
+        self.tensors = tensors_of(self.student)
+        rows = {n: w for c in plan.classes for n, w in zip(c.student_names, start[c.path].weight, strict=True)}
+        for name, value in (rows | fixed_tensors(plan, teacher)).items():
+            self.tensors[name].copy_(value)
+        self.student.to(teacher.device)
+
+    def stack(self, stack: str, rows: list[ClassPlan]) -> None:
+        """Fits the layers of a stack, first to last."""
+        self.memories = [self._memories(model) if stack == "decoder" else None for model in self.models]
+        linear = [c for c in rows if c.weight_class.role == "linear"]
+        biases = {c.path for c in rows if c.weight_class.role == "bias"}
+        for layer in range(len(linear[0].groups)):
+            for step in _steps(linear):
+                for c, moments in zip(step, self._moments(step, layer), strict=True):
+                    bias = c.path.removesuffix("weight") + "bias"
+                    names = [path.format(layer) for path in (c.path, bias) if path == c.path or path in biases]
+                    solution = _ridge(*moments, *(self.tensors[name] for name in names))
+                    for name, value in zip(names, solution, strict=True):
+                        self.tensors[name].copy_(value)
+
+    @property
+    def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
+        return self.teacher, self.student
+
+    def _moments(self, step: list[ClassPlan], layer: int) -> list[tuple[Tensor, Tensor]]:
+        """For each class ``sum a a'`` and ``sum a y'``, the inputs with a one at the end for the bias."""
+        sums: list[tuple[Tensor | int, Tensor | int]] = [(0, 0)] * len(step)
+        chosen = self.start[step[0].path].mix[layer].abs().argmax().item()
+        layers = step[0].groups[layer][chosen], layer
+        names = [[module_of(c.weight_class, n) for c in step] for n in layers]
+        (theirs, their_hooks), (ours, our_hooks) = (
+            _recorder(side, self._norms(model)) for side, model in zip(names, self.models, strict=True)
+        )
+        with hooks(self.teacher, their_hooks), hooks(self.student, our_hooks):
+            for index, batch in enumerate(self.batches):
+                masks = token_masks(self.teacher, batch)
+                for model, memories in zip(self.models, self.memories, strict=True):
+                    _run_stack(model, batch, memories[index] if memories else None)
+                for k, c in enumerate(step):
+                    mask, mine = masks[c.weight_class.stream], ours[names[1][k]]
+                    goal_NP = self._goal(c, layer, theirs[names[0][k]], mine, mask)
+                    input_NQ = mine.input[mask].double()
+                    input_NQ = torch.cat([input_NQ, input_NQ.new_ones(len(input_NQ), 1)], dim=1)
+                    gram, product = sums[k]
+                    sums[k] = gram + input_NQ.T @ input_NQ, product + input_NQ.T @ goal_NP
+        return sums
+
+    def _goal(self, c: ClassPlan, layer: int, theirs: _Record, mine: _Record, mask: Tensor) -> Tensor:
+        """``y``, ``(tokens, P)``."""
+        if c.axes[0] == "model":
+            goal = theirs.stream[mask].double()
+            if self.stream_DE is not None:
+                goal = goal @ self.stream_DE.to(goal)
+            return goal - (mine.stream - mine.output)[mask].double()
+        goal, start = theirs.output[mask].double(), self.start[c.path]
+        if start.projections[0] is not None:
+            matrix_SOP = start.projections[0].matrix.expand(len(c.groups), -1, -1)
+            goal = goal @ matrix_SOP[layer].to(goal)
+        return goal * start.mix[layer].sum().to(goal)
+
+    def _norms(self, model: PreTrainedModel) -> list[str]:
+        rows = [c.weight_class for c in self.plan.classes if c.weight_class.role == "norm_weight"]
+        counts = [layer_count(model.config, row.stack, self.plan.family) if row.layered else 1 for row in rows]
+        return [module_of(row, n) for row, count in zip(rows, counts, strict=True) for n in range(count)]
+
+    def _memories(self, model: PreTrainedModel) -> list[Tensor]:
+        """What the decoder looks at, computed once."""
+        return [_run_stack(model, batch, None) for batch in self.batches]
+
+
+def _steps(linear: list[ClassPlan]) -> list[list[ClassPlan]]:
+    """Matrices that can be fitted together: neighbours of one module that all read the stream."""
+    steps: list[list[ClassPlan]] = []
+    for c in linear:
+        before = steps[-1][-1] if steps else None
+        together = before and before.weight_class.unit == c.weight_class.unit
+        if together and c.axes[0] != "model":
+            steps[-1].append(c)
+        else:
+            steps.append([c])
+    return steps
+
+
+def _recorder(names: list[str], norms: list[str]) -> tuple[dict[str, _Record], dict[str, Callable]]:
+    """Hooks that record the calls of some linear modules."""
+    records: dict[str, _Record] = {}
+    waiting: list[_Record] = []
+
+    def linear(name: str) -> Callable:
+        def hook(_: nn.Module, inputs: tuple, output: Tensor) -> None:
+            records[name] = _Record(inputs[0], output)
+            waiting.append(records[name])
+
+        return hook
+
+    def norm(_: nn.Module, inputs: tuple, output: Tensor) -> None:
+        while waiting:
+            waiting.pop().stream = inputs[0]
+
+    return records, {name: norm for name in norms} | {name: linear(name) for name in names}
+
+
+def _run_stack(model: PreTrainedModel, batch: Batch, memory: Tensor | None) -> Tensor:
+    """States of the encoder, or with its states as ``memory`` those of the decoder; no vocabulary is computed."""
+    mask = batch["attention_mask"].to(model.device)
+    if memory is None:
+        return model.get_encoder()(input_ids=batch["input_ids"].to(model.device), attention_mask=mask)[0]
+    inputs = decoder_inputs(model, batch["labels"].to(model.device))
+    seen = {"encoder_hidden_states": memory, "encoder_attention_mask": mask}
+    return model.get_decoder()(input_ids=inputs, use_cache=False, **seen)[0]
+
+
+def _ridge(gram: Tensor, product: Tensor, weight: Tensor, bias: Tensor | None = None) -> list[Tensor]:
+    """Weight and bias by ridge regression towards those that stand there."""
+    before = [weight.T] if bias is None else [weight.T, bias[None]]
+    size = sum(len(part) for part in before)
+    gram, product, before = gram[:size, :size], product[:size], torch.cat(before).to(product)
+    ridge = RIDGE * gram.diagonal().mean()
+    system = gram + ridge * torch.eye(size).to(gram)
+    solution = torch.linalg.solve(system, product + ridge * before).float()
+    return [solution.T] if bias is None else [solution[:-1].T, solution[-1]]
