@@ -1,18 +1,34 @@
 """One trainer for both phases: a ``Seq2SeqTrainer`` with our objectives."""
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .data import TokenBatchSampler
 from .model import WeightDistillModel
 from .objectives import Objective
 from .plan import decoder_inputs
+from .teachers.logit_cache import COLUMN, TeacherCache
+from .training_progress import TrainingProgress
+
+_ALWAYS_TOLD = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "optim",
+    "seed",
+)
+_NOT_ABOUT_TRAINING = (
+    *("output_dir", "run_name", "project", "trackio", "hub_", "push_to_hub", "report_to", "resume_from_checkpoint"),
+    *("log", "save_", "disable_tqdm", "dataloader_", "use_cpu", "do_"),
+)
 
 
 @dataclass
@@ -39,6 +55,19 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"projection_lr_factor={self.projection_lr_factor}: expected a number of at least 0")
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
             raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: expected a positive number")
+
+    def description(self) -> dict[str, Any]:
+        """What is needed to train in the same way, as plain values; no paths, and nothing of accounts."""
+        plain = type(self)(self.output_dir, use_cpu=self.use_cpu)
+        shown = {"processes": self.world_size}
+        for name in (f.name for f in fields(self) if f.init and not f.name.startswith(_NOT_ABOUT_TRAINING)):
+            value = getattr(self, name)
+            if name in _ALWAYS_TOLD or str(value) != str(getattr(plain, name)):
+                is_path = isinstance(value, str) and os.sep in value
+                shown[name] = os.path.basename(value) if is_path else getattr(value, "value", value)
+        if self.max_tokens_per_batch is not None:
+            shown.pop("per_device_train_batch_size")  # which it replaces
+        return shown
 
 
 def refuse_in_phase_1(args: WeightDistillTrainingArguments) -> None:
@@ -92,11 +121,12 @@ class WeightDistillTrainer(Seq2SeqTrainer):
     Args:
         model: phase-1 module or stock seq2seq model.
         objectives: ``{name: (objective, weight)}``.
-        teacher: live teacher, for objectives that need one.
+        teacher: live teacher, or the cache of one that was made of ``train_dataset``; for objectives that need one.
         kwargs: of ``Seq2SeqTrainer``.
 
     Raises:
-        ValueError: an objective needs a teacher and there is none; activation checkpointing in phase 1.
+        ValueError: an objective needs a teacher and there is none, or more than a cache holds; the cache is of other
+            features; activation checkpointing in phase 1.
         FloatingPointError: the loss is not finite; checkpoints written before stay.
     """
 
@@ -107,7 +137,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         model: nn.Module,
         *,
         objectives: dict[str, tuple[Objective, float]],
-        teacher: PreTrainedModel | None = None,
+        teacher: PreTrainedModel | TeacherCache | None = None,
         **kwargs: Any,
     ) -> None:
         needs = check_objectives(objectives, teacher is not None, isinstance(model, WeightDistillModel))
@@ -117,15 +147,37 @@ class WeightDistillTrainer(Seq2SeqTrainer):
                 if "exposed" in objective.needs:
                     objective.check(model.source.exposed())
         super().__init__(model=model, **kwargs)
+        if any(isinstance(callback, TrainingProgress) for callback in kwargs.get("callbacks") or ()):
+            for kind in (ProgressCallback, PrinterCallback):  # one display is enough
+                self.remove_callback(kind)
         self.model_accepts_loss_kwargs = True  # makes the base class count label tokens
         self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in objectives.items()})
         self.objectives.to(self.args.device)
         self.objective_weights = {name: weight for name, (_, weight) in objectives.items()}
-        self.teacher = teacher.to(self.args.device).eval() if "teacher" in needs else None
+        self.teacher = self.teacher_cache = None
+        if "teacher" in needs:
+            self._learn_from(teacher)
         self.outputs_needed = {f"output_{need}": True for need in needs & {"hidden_states", "attentions"}}
         self.exposed_needed = "exposed" in needs
         self._logged: dict[str, Tensor] = {}
         self._keep_padding_rows_zero()
+
+    def _learn_from(self, teacher: PreTrainedModel | TeacherCache) -> None:
+        """A cache's rows travel with the features, so that nothing can part them."""
+        if not isinstance(teacher, TeacherCache):
+            self.teacher = teacher.to(self.args.device).eval()
+            return
+        for objective in self.objectives.values():
+            objective.check_cache(teacher.temperature)
+        self.teacher_cache = teacher
+        self.train_dataset = teacher.attach(self.train_dataset)
+        self.data_collator = teacher.collator(self.data_collator)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """What the base class does not drop from the data: arguments of the model, and the cached rows."""
+        super()._set_signature_columns_if_needed()
+        if self.teacher_cache is not None and COLUMN not in self._signature_columns:
+            self._signature_columns.append(COLUMN)
 
     # --- loss ---
 
@@ -140,7 +192,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         if not model.training:
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
-        features = {name: value for name, value in inputs.items() if name != "labels"}
+        features = {name: value for name, value in inputs.items() if name not in ("labels", COLUMN)}
         labels = inputs["labels"]
         if "decoder_input_ids" not in features:
             features["decoder_input_ids"] = decoder_inputs(self.accelerator.unwrap_model(model), labels)
@@ -148,7 +200,9 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         outputs = model(**features, use_cache=False, **self.outputs_needed, **exposed)
         outputs["encoder_mask"] = features.get("attention_mask")  # objectives see outputs, not inputs
         teacher_outputs = None
-        if self.teacher is not None:
+        if self.teacher_cache is not None:
+            teacher_outputs = self.teacher_cache.distribution(inputs[COLUMN])
+        elif self.teacher is not None:
             with torch.no_grad():
                 teacher_outputs = self.teacher(**features, use_cache=False, **self.outputs_needed)
         tokens = num_items_in_batch if num_items_in_batch is not None else labels.ne(-100).sum()

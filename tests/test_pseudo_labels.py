@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 
-from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels, teacher_fingerprint
+from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels
+from hf_weight_distill.teachers.resumable import teacher_fingerprint
 
 OPTIONS = {"num_beams": 2, "batch_size": 2, "max_target_length": 10, "shard_size": 4, "progress": False}
 

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
+from ..top_k import TopKDistribution
+
 IGNORED = -100
 
 
@@ -35,6 +37,26 @@ class Objective(nn.Module):
             ValueError: it will not.
         """
 
-    def forward(self, student: Seq2SeqLMOutput, teacher: Seq2SeqLMOutput | None, labels: Tensor) -> Tensor:
+    def check_cache(self, temperature: float) -> None:
+        """Whether a teacher cache will do in place of a live teacher; asked before training with one.
+
+        An objective for which it does gets a ``TopKDistribution`` as ``teacher``.
+
+        Args:
+            temperature: of the cached distribution.
+
+        Raises:
+            ValueError: it will not.
+        """
+        if "teacher" in self.needs:
+            states = " and ".join(sorted(self.needs & {"hidden_states", "attentions"})) or "outputs"
+            raise ValueError(
+                f"the objective {self.name} needs the teacher's {states}, and a teacher cache holds no more than its "
+                "likeliest next tokens: train with the live teacher, or drop the objective"
+            )
+
+    def forward(
+        self, student: Seq2SeqLMOutput, teacher: Seq2SeqLMOutput | TopKDistribution | None, labels: Tensor
+    ) -> Tensor:
         """The loss, summed over labels that are not -100."""
         raise NotImplementedError

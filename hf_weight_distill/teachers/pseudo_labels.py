@@ -23,27 +23,21 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-import tokenizers
 import torch
-import transformers
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hf_weight_distill.evaluation import encode_sources, inference, length_batches, pad_batch
+from hf_weight_distill.progress import Stage
+
+from .resumable import claim, hash_strings, library_versions, placed, provenance_of, write_json
 
 logger = logging.getLogger(__name__)
 
-PROVENANCE = "provenance.json"
-# Recorded for people, not compared: the same weights under another name, revision, version or cut into other shards
-# give the same labels.
-_NOT_COMPARED = ("teacher", "teacher_revision", "shard_size", "versions")
-# What differs between a fresh and a reloaded config although the model is the same.
-_VOLATILE_CONFIG = ("_name_or_path", "_commit_hash", "architectures", "dtype", "transformers_version", "use_cache")
 # What this module sets itself, or what does not change an output.
 _SET_HERE = ("num_beams", "length_penalty", "do_sample", "num_return_sequences", "max_length", "max_new_tokens")
 _NO_EFFECT = ("transformers_version", "_from_model_config", "use_cache", "output_attentions", "output_hidden_states")
@@ -75,38 +69,6 @@ class _Search:
 # ------------------------------------------------------------------------------------------------------- provenance
 
 
-def _hash_strings(digest: Any, strings: Sequence[str]) -> None:
-    for text in strings:
-        data = text.encode()
-        # The length keeps ["ab", "c"] and ["a", "bc"] apart.
-        digest.update(len(data).to_bytes(8, "little") + data)
-
-
-def teacher_fingerprint(teacher: torch.nn.Module) -> str:
-    """SHA-256 over the teacher's config and every byte of its weights, the same on every device.
-
-    Args:
-        teacher: a model with a `config`. One tensor at a time is copied to the CPU; about a second per 2 GB.
-
-    Returns:
-        64 hexadecimal digits. The name, the revision and the folder of the model have no part in it.
-
-    Example:
-        >>> teacher_fingerprint(teacher) == teacher_fingerprint(copy.deepcopy(teacher))  # doctest: +SKIP
-        True
-    """
-    config = {key: value for key, value in teacher.config.to_dict().items() if key not in _VOLATILE_CONFIG}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    aliases = getattr(teacher, "all_tied_weights_keys", None) or {}
-    # state_dict, not named_buffers: M2M100's non-persistent positions grow while it generates.
-    for name, tensor in sorted(teacher.state_dict().items()):
-        if name not in aliases:
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def _data_fingerprints(pairs: datasets.Dataset) -> tuple[str, str]:
     """SHA-256 of all sources and of all targets, in order. Checks on the way that they are strings."""
     digests = {"source": hashlib.sha256(), "target": hashlib.sha256()}
@@ -120,7 +82,7 @@ def _data_fingerprints(pairs: datasets.Dataset) -> tuple[str, str]:
                     f"row {position + wrong[0]} of column {column!r} is {found}, expected a string: "
                     "drop or repair such rows first, for example with Dataset.filter"
                 )
-            _hash_strings(digest, batch[column])
+            hash_strings(digest, batch[column])
         position += len(batch["source"])
     return digests["source"].hexdigest(), digests["target"].hexdigest()
 
@@ -137,9 +99,7 @@ def _provenance(teacher, tokenizer, pairs: datasets.Dataset, search: _Search, sh
     sources, targets = _data_fingerprints(pairs)
     return {
         "method": "sequence-level knowledge distillation (arXiv 1606.07947)",
-        "teacher": getattr(teacher, "name_or_path", None) or None,
-        "teacher_revision": getattr(teacher.config, "_commit_hash", None),
-        "teacher_fingerprint": teacher_fingerprint(teacher),
+        **provenance_of(teacher),
         "generation_config": _inherited_generation_settings(teacher),
         "tokenizer": {
             "class": type(tokenizer).__name__,
@@ -156,54 +116,8 @@ def _provenance(teacher, tokenizer, pairs: datasets.Dataset, search: _Search, sh
         "source_fingerprint": sources,
         "target_fingerprint": targets,
         "shard_size": shard_size,
-        "versions": {
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-            "tokenizers": tokenizers.__version__,
-            "datasets": datasets.__version__,
-        },
+        "versions": library_versions(),
     }
-
-
-def _write_atomically(path: Path, content: Mapping[str, Any]) -> None:
-    """All of the file or none of it, whenever the power goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _read_provenance(folder: Path) -> dict[str, Any] | None:
-    path = folder / PROVENANCE
-    if not path.exists():
-        if (folder / "shards").exists() or (folder / "dataset").exists():
-            raise ValueError(
-                f"{folder} holds pseudo labels but no {PROVENANCE}, so nobody knows which teacher wrote them: "
-                "choose another output_dir or delete this one"
-            )
-        return None
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read ({error}): choose another output_dir or delete this one") from error
-
-
-def _check_provenance(found: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
-    differing = [key for key in asked if found.get(key) != asked[key]]
-    if any(key not in _NOT_COMPARED for key in differing):
-        lines = [
-            f"  {key}: found {found.get(key)!r}, asked {asked[key]!r}"
-            for key in differing
-            if key not in ("shard_size", "versions")
-        ]
-        raise ValueError(
-            f"{folder} holds pseudo labels made in another way:\n"
-            + "\n".join(lines)
-            + "\nChoose another output_dir, or delete this one to make them anew."
-        )
 
 
 # ----------------------------------------------------------------------------------------------------------- shards
@@ -211,7 +125,7 @@ def _check_provenance(found: Mapping[str, Any], asked: Mapping[str, Any], folder
 
 def _check_sum(texts: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    _hash_strings(digest, texts)
+    hash_strings(digest, texts)
     return digest.hexdigest()
 
 
@@ -243,34 +157,19 @@ def _generate_shard(teacher, tokenizer, sources: Sequence[str], search: _Search,
     return outputs
 
 
-def _progress_bar(enabled: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        disable=not enabled,
-    )
-
-
 def _labels(teacher, tokenizer, pairs, folder, search, batch_size, shard_size, progress) -> list[str]:
     """All outputs, shard after shard: read where they lie on disk, generated and written where they do not."""
     labels = []
-    with _progress_bar(progress) as bar, inference(teacher):
-        task = bar.add_task("pseudo labels", total=len(pairs))
+    with Stage("pseudo labels", len(pairs), "sentences", enabled=progress) as stage, inference(teacher):
         for start in range(0, len(pairs), shard_size):
             sources = pairs[start : start + shard_size]["source"]
             path = folder / "shards" / f"{start // shard_size:05d}.json"
             texts = _read_shard(path, len(sources))
             if texts is None:
-                texts = _generate_shard(
-                    teacher, tokenizer, sources, search, batch_size, lambda count: bar.advance(task, count)
-                )
-                _write_atomically(path, {"sha256": _check_sum(texts), "teacher_target": texts})
+                texts = _generate_shard(teacher, tokenizer, sources, search, batch_size, stage.advance)
+                write_json(path, {"sha256": _check_sum(texts), "teacher_target": texts})
             else:
-                # What was read took no time: out of the total, or the time left would be far too hopeful.
-                bar.update(task, total=bar.tasks[task].total - len(sources))
+                stage.skip(len(sources))
             labels += texts
     return labels
 
@@ -329,6 +228,7 @@ def generate_pseudo_labels(
     max_target_length: int = 128,
     prefix: str = "",
     shard_size: int = 2048,
+    device: torch.device | str | None = None,
     progress: bool = True,
 ) -> datasets.Dataset:
     """Let the teacher translate the sources of `pairs`; the student is then trained on its outputs.
@@ -337,7 +237,7 @@ def generate_pseudo_labels(
     without running the teacher, and a damaged shard is generated again. Only one process may work on a folder.
 
     Args:
-        teacher: a seq2seq model with `generate`; its device is used, its training mode is restored. Its generation
+        teacher: a seq2seq model with `generate`; its training mode and its device are restored. Its generation
             config keeps its say in everything not named here (bad words, forced tokens, early stopping): set
             `teacher.generation_config.forced_bos_token_id` to NLLB's target language before the call.
         tokenizer: the teacher's tokenizer, with `src_lang` set if it has one.
@@ -352,6 +252,7 @@ def generate_pseudo_labels(
         prefix: put before every source for the teacher (T5), not stored in the data set.
         shard_size: sentences per shard, the most that an interruption can lose. A folder that was begun with another
             size keeps its own.
+        device: where the teacher works if there is something left to generate; by default where it is.
         progress: show a progress bar with the time left.
 
     Returns:
@@ -370,14 +271,10 @@ def generate_pseudo_labels(
     _check_arguments(teacher, pairs, search, shard_size)
     folder = Path(output_dir)
     asked = _provenance(teacher, tokenizer, pairs, search, shard_size)
-    found = _read_provenance(folder)
-    if found is None:
-        _write_atomically(folder / PROVENANCE, asked)
-    else:
-        _check_provenance(found, asked, folder)
-        shard_size = found["shard_size"]
-        finished = _load_finished(folder, len(pairs))
-        if finished is not None:
-            return finished
-    labels = _labels(teacher, tokenizer, pairs, folder, search, batch_size, shard_size, progress)
+    shard_size = claim(folder, asked, "pseudo labels")["shard_size"]
+    finished = _load_finished(folder, len(pairs))
+    if finished is not None:
+        return finished
+    with placed(teacher, device):
+        labels = _labels(teacher, tokenizer, pairs, folder, search, batch_size, shard_size, progress)
     return _assemble(pairs, labels, folder)
