@@ -17,19 +17,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id, yaml_dump
+from yaml import YAMLError
 
 if TYPE_CHECKING:
     from hf_weight_distill.evaluation import Comparison, ComparisonRow
 
 TASKS = ("translation", "summarization")
+TAG = "hf-weight-distill"  # on every card that is written here
+BUILT_IN = "built-in"  # what the data module calls the generated corpus
 METRIC_NAMES = {
     "bleu": "BLEU",
     "chrf": "chrF2",
@@ -47,6 +52,7 @@ _SHAPE_ATTRIBUTES = {
     "decoder FFN width": ("decoder_ffn_dim", "d_ff"),
     "encoder heads": ("encoder_attention_heads", "num_heads"),
     "decoder heads": ("decoder_attention_heads", "num_heads"),
+    "head size": ("d_kv",),
     "vocabulary": ("vocab_size",),
 }
 
@@ -138,10 +144,24 @@ SELF_DISTILLED_PRUNING = Component(
 }""",
 )
 
+LORA = Component(
+    name="low-rank adaptation",
+    title="LoRA: Low-Rank Adaptation of Large Language Models",
+    paper_url="https://arxiv.org/abs/2106.09685",
+    bibtex="""@inproceedings{hu-etal-2022-lora,
+  title = {{LoRA}: Low-Rank Adaptation of Large Language Models},
+  author = {Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and Li, Yuanzhi and Wang, Shean
+            and Wang, Lu and Chen, Weizhu},
+  booktitle = {International Conference on Learning Representations},
+  year = {2022},
+  url = {https://arxiv.org/abs/2106.09685}
+}""",
+)
+
 # Sources, objectives and schedules name their paper by its address; here is what the card says of it.
 PAPERS = {
     paper.paper_url: paper
-    for paper in (WEIGHT_DISTILLATION, SEQUENCE_LEVEL_KD, TOKEN_LEVEL_KD, OPDF, SELF_DISTILLED_PRUNING)
+    for paper in (WEIGHT_DISTILLATION, SEQUENCE_LEVEL_KD, TOKEN_LEVEL_KD, OPDF, SELF_DISTILLED_PRUNING, LORA)
 }
 
 
@@ -154,8 +174,12 @@ class CardInfo:
         teacher_name: the teacher's repository. The name of a local folder is shown without its path and stays out of
             the metadata, where only repositories may stand.
         teacher_revision: commit of the teacher's repository.
-        license: the Hub's identifier, "cc-by-4.0". A student's weights are derived from the teacher's: give the
-            teacher's licence.
+        teacher_bases: what the teacher was made from itself: the base of an adapter or of a fine-tuned folder.
+        teacher_adapter: kind of the adapter that was merged into the teacher, "LORA".
+        teacher_license: what the teacher's own card says; see `inherited_fields`.
+        license: the Hub's identifier, "cc-by-4.0"; by default `teacher_license`, because a student's weights are
+            derived from the teacher's.
+        license_name, license_link: with the licence "other".
         languages: ISO 639 codes, ("en", "de").
         task: "translation" or "summarization".
         shape: `{what: (teacher, student)}`; see `shape_table`.
@@ -163,22 +187,32 @@ class CardInfo:
         training: all settings of the training, plain values nested at will; printed as YAML.
         components: the published methods that went into the student.
         comparison: what `evaluation.compare` measured.
-        dataset: the training data, a repository's name or a description.
-        eval_dataset: the data that `comparison` was measured on; by default `dataset`.
+        dataset: the training data, a repository's name, with a configuration as "owner/name:config", or a description.
+        eval_dataset: the data that `comparison` was measured on; where only `eval_split` is given, `dataset`.
         eval_split: its split.
         example: a source text for the code, with its prefix if the model wants one.
-        src_lang, tgt_lang: language codes that the tokenizer wants (NLLB, mBART).
+        src_lang: the language code that the tokenizer wants (NLLB, mBART, M2M100).
+        tgt_lang: the code whose token `generation_config.json` makes the first one.
+        max_lengths: longest source and target of the training, tokens.
         intended_use, limits: paragraphs put behind the general ones.
         tags: further tags.
 
     Raises:
         ValueError: an unknown task.
+
+    Warns:
+        UserWarning: the licence is not the one on the teacher's card.
     """
 
     model_name: str
     teacher_name: str
     teacher_revision: str | None = None
+    teacher_bases: tuple[str, ...] = ()
+    teacher_adapter: str | None = None
+    teacher_license: str | None = None
     license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
     languages: tuple[str, ...] = ()
     task: str = "translation"
     shape: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
@@ -188,10 +222,11 @@ class CardInfo:
     comparison: Comparison | None = None
     dataset: str | None = None
     eval_dataset: str | None = None
-    eval_split: str | None = "test"
+    eval_split: str | None = None
     example: str = "Two dogs run across the meadow."
     src_lang: str | None = None
     tgt_lang: str | None = None
+    max_lengths: tuple[int, int] | None = None
     intended_use: str = ""
     limits: str = ""
     tags: tuple[str, ...] = ()
@@ -199,11 +234,59 @@ class CardInfo:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"found task={self.task!r}, expected one of {', '.join(TASKS)}")
+        if self.license is None:
+            object.__setattr__(self, "license", self.teacher_license)
+        elif self.teacher_license not in (None, self.license):
+            warnings.warn(
+                f"license={self.license!r}, but the card of the teacher, from whose weights the student is made, says "
+                f"{self.teacher_license!r}: make sure that its terms allow this",
+                stacklevel=3,
+            )
 
     @property
     def measured_on(self) -> str | None:
         """The data set of the scores."""
-        return self.eval_dataset or self.dataset
+        return self.eval_dataset or (self.dataset if self.eval_split else None)
+
+
+def inherited_fields(teacher: str, revision: str | None = None) -> dict[str, Any]:
+    """What a student takes over from its teacher's own card.
+
+    Args:
+        teacher: a folder with a `README.md`, or a repository, whose card is asked of the Hub (or of its cache).
+        revision: of the repository.
+
+    Returns:
+        `teacher_license`, `license_name`, `license_link` and `languages` for `CardInfo`, and `teacher_bases` of a
+        folder (the Hub knows those of a repository). What cannot be had is left out: a card that is missing, or the
+        Hub out of reach, is no reason to lose a student.
+    """
+    folder = os.path.isdir(teacher)
+    if not folder and not _is_model(teacher):
+        return {}
+    try:
+        path = Path(teacher) / "README.md" if folder else hf_hub_download(teacher, "README.md", revision=revision)
+        data = ModelCard.load(path, ignore_metadata_errors=True).data
+    except (OSError, ValueError, YAMLError):
+        return {}
+    bases = _texts(data.get("base_model")) if folder else ()
+    link = data.get("license_link")
+    if isinstance(link, str) and "://" not in link:  # a file beside the teacher's card
+        link = None if folder else f"https://huggingface.co/{teacher}/blob/main/{link}"
+    known = {
+        "teacher_license": data.get("license"),
+        "license_name": data.get("license_name"),
+        "license_link": link,
+        "languages": _texts(data.get("language")),
+        "teacher_bases": tuple(base for base in bases if _is_model(base)),
+    }
+    # A list of licences, or a language that YAML read as a truth value (no), is nothing to pass on.
+    return {name: value for name, value in known.items() if value and isinstance(value, str | tuple)}
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    return tuple(text for text in values if isinstance(text, str))
 
 
 def shape_table(teacher_config, student_config) -> dict[str, tuple[Any, Any]]:
@@ -244,9 +327,13 @@ def _is_model(name: str) -> bool:
     return not _is_local(name)
 
 
-def _is_dataset(name: str | None) -> bool:
-    """Whether a name can be a data set's repository. Without an owner it is taken for a description ("Multi30k")."""
-    return name is not None and "/" in name and _is_model(name)
+def _dataset_parts(name: str | None) -> tuple[str, str | None] | None:
+    """Repository and configuration of a data set. A lone name without them is taken for a description ("Multi30k")."""
+    if name is None or _is_local(name):
+        return None
+    repository, _, config = name.partition(":")
+    named = "/" in repository or re.fullmatch(r"[\w.-]+", config) is not None
+    return (repository, config or None) if named and _is_model(repository) else None
 
 
 def _without_path(name: str) -> str:
@@ -258,8 +345,17 @@ def _model_link(name: str) -> str:
     return f"[{name}](https://huggingface.co/{name})" if _is_model(name) else f"`{_without_path(name)}`"
 
 
+def _dataset_name(name: str) -> str:
+    return "generated English-German sentences of hf_weight_distill" if name == BUILT_IN else _without_path(name)
+
+
 def _dataset_link(name: str) -> str:
-    return f"[{name}](https://huggingface.co/datasets/{name})" if _is_dataset(name) else _without_path(name)
+    parts = _dataset_parts(name)
+    if parts is None:
+        return _dataset_name(name)
+    repository, config = parts
+    link = f"[{repository}](https://huggingface.co/datasets/{repository})"
+    return f"{link}, configuration `{config}`" if config else link
 
 
 def _score_rows(comparison: Comparison | None) -> list[ComparisonRow]:
@@ -281,12 +377,14 @@ def _eval_results(info: CardInfo) -> list[EvalResult]:
         signature = info.comparison.signatures.get(row.quantity)
         arguments = {"num_beams": row.num_beams, "signature": signature}
         data = info.measured_on
+        repository, config = _dataset_parts(data) or ("custom", None)
         results.append(
             EvalResult(
                 task_type=info.task,
                 task_name=info.task.capitalize(),
-                dataset_type=data if _is_dataset(data) else "custom",
-                dataset_name=_without_path(data) if data else "unnamed",
+                dataset_type=repository,
+                dataset_name=_dataset_name(data) if data else "unnamed",
+                dataset_config=config,
                 dataset_split=info.eval_split,
                 metric_type=_metric_family(row.quantity),
                 metric_name=f"{METRIC_NAMES[row.quantity]} ({_search_name(row.num_beams)})",
@@ -298,20 +396,23 @@ def _eval_results(info: CardInfo) -> list[EvalResult]:
 
 
 def _metadata(info: CardInfo) -> ModelCardData:
-    from_hub = _is_model(info.teacher_name)
+    bases = [name for name in dict.fromkeys((info.teacher_name, *info.teacher_bases)) if _is_model(name)]
+    data = _dataset_parts(info.dataset)
     rows = _score_rows(info.comparison)
     results = _eval_results(info)
+    own_license = {"license_name": info.license_name, "license_link": info.license_link}
     return ModelCardData(
         language=list(info.languages) or None,
         license=info.license,
+        **(own_license if info.license == "other" else {}),
         library_name="transformers",
         pipeline_tag=info.task,
-        base_model=info.teacher_name if from_hub else None,
+        base_model=(bases[0] if len(bases) == 1 else bases) or None,
         # The Hub knows adapter, merge, quantized and finetune. New weights trained from the teacher's are a finetune.
-        base_model_relation="finetune" if from_hub else None,
-        datasets=[info.dataset] if _is_dataset(info.dataset) else None,
+        base_model_relation="finetune" if bases else None,
+        datasets=[data[0]] if data else None,
         metrics=list(dict.fromkeys(_metric_family(row.quantity) for row in rows)) or None,
-        tags=["distillation", *(component.tag for component in info.components), *info.tags],
+        tags=list(dict.fromkeys(["distillation", TAG, *(part.tag for part in info.components), *info.tags])),
         model_name=info.model_name.split("/")[-1] if results else None,
         eval_results=results or None,
     )
@@ -329,13 +430,36 @@ def _table(headings: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 def _introduction(info: CardInfo) -> str:
     methods = ", ".join(f"[{component.name}]({component.paper_url})" for component in info.components)
-    revision = f" (revision `{info.teacher_revision}`)" if info.teacher_revision else ""
     languages = f" Languages: {', '.join(info.languages)}." if info.languages else ""
     made_by = f", by {methods}" if methods else ""
     return (
-        f"A small {info.task} model, distilled from {_model_link(info.teacher_name)}{revision}{made_by}. It is an "
-        f"ordinary Transformers checkpoint: no other package is needed to run it.{languages}"
+        f"A small {info.task} model, distilled from {_teacher(info)}{made_by}. It is an ordinary Transformers "
+        f"checkpoint: no other package is needed to run it.{languages}{_headline(info.comparison)}"
     )
+
+
+def _teacher(info: CardInfo) -> str:
+    """The teacher with what it was made from."""
+    revision = f" (revision `{info.teacher_revision}`)" if info.teacher_revision else ""
+    name = f"{_model_link(info.teacher_name)}{revision}"
+    bases = " and ".join(_model_link(base) for base in info.teacher_bases)
+    if info.teacher_adapter is None:
+        return f"{name}, which was made from {bases}" if bases else name
+    if not bases:
+        return f"{name} with a {info.teacher_adapter} adapter merged into it"
+    return f"{name}, a {info.teacher_adapter} adapter of {bases}"
+
+
+def _headline(comparison: Comparison | None) -> str:
+    """Size and speed in one sentence."""
+    rows = {row.quantity: row for row in reversed(comparison.rows)} if comparison else {}
+    size, speed = rows.get("parameters"), rows.get("tokens_per_second")
+    parts = []
+    if size is not None and size.ratio is not None:
+        parts.append(f"has {size.student:,.0f} parameters ({size.ratio:.2f} times the teacher's)")
+    if speed is not None and speed.ratio is not None:
+        parts.append(f"generates {speed.ratio:.2f} times as many tokens per second ({speed.label.partition(' (')[2]}")
+    return f" It {' and '.join(parts)}." if parts else ""
 
 
 def _license(info: CardInfo) -> str:
@@ -344,15 +468,29 @@ def _license(info: CardInfo) -> str:
             "The weights are derived from the teacher's, whose licence was not given when this card was written: "
             "look it up before using this model."
         )
-    return f"`{info.license}`, inherited from the teacher, whose weights this model's are derived from."
+    name = f"[{info.license_name or info.license}]({info.license_link})" if info.license_link else f"`{info.license}`"
+    if info.teacher_license == info.license:
+        return f"{name}, inherited from the teacher, whose weights this model's are derived from."
+    says = f", whose card says `{info.teacher_license}`" if info.teacher_license else ""
+    return f"{name}. The weights are derived from the teacher's{says}: its terms hold, too."
+
+
+def _quoted(text: str) -> str:
+    """JSON quotes a string in a way that Python reads as well, whatever stands in it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _code(info: CardInfo) -> str:
     source = f", src_lang={info.src_lang!r}" if info.src_lang else ""
-    target = f", forced_bos_token_id=tokenizer.convert_tokens_to_ids({info.tgt_lang!r})" if info.tgt_lang else ""
-    # JSON quotes a string in a way that Python reads as well, whatever stands in it.
-    name, example = (json.dumps(text, ensure_ascii=False) for text in (info.model_name, info.example))
-    return f"""```python
+    target = (
+        f"\n\nIt writes `{info.tgt_lang}`, whose token `generation_config.json` puts first." if info.tgt_lang else ""
+    )
+    name, example = _quoted(info.model_name), _quoted(info.example)
+    return f"""```bash
+pip install torch transformers sentencepiece protobuf
+```
+
+```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 name = {name}
@@ -360,9 +498,9 @@ tokenizer = AutoTokenizer.from_pretrained(name{source})
 model = AutoModelForSeq2SeqLM.from_pretrained(name)
 
 batch = tokenizer([{example}], return_tensors="pt", padding=True, truncation=True)
-output = model.generate(**batch, max_new_tokens=128{target})
+output = model.generate(**batch, max_length=128)
 print(tokenizer.batch_decode(output, skip_special_tokens=True))
-```"""
+```{target}"""
 
 
 def _scores(info: CardInfo) -> str:
@@ -412,7 +550,11 @@ def _recipe(info: CardInfo) -> str:
     # Through JSON: tuples, paths and enums become what YAML has words for.
     settings = json.loads(json.dumps({"recipe": info.recipe, **info.training}, default=str))
     data = f"Training data: {_dataset_link(info.dataset)}.\n\n" if info.dataset else ""
-    return f"{data}```yaml\n{yaml_dump(settings, sort_keys=False).strip()}\n```"
+    method = (
+        "Made with `hf_weight_distill` in two phases: `generator` makes the student's weights from the teacher's, "
+        "`finetune` trains the student on as a plain model. All settings:"
+    )
+    return f"{data}{method}\n\n```yaml\n{yaml_dump(settings, sort_keys=False).strip()}\n```"
 
 
 def _use(info: CardInfo) -> str:
@@ -428,7 +570,11 @@ def _limits(info: CardInfo) -> str:
         "them first in long sentences, rare words and domains that the training data does not cover. Scores of other "
         "data say little about yours. Do not use its output unchecked where an error can do harm."
     )
-    return "\n\n".join(part for part in (general, info.limits) if part)
+    lengths = ""
+    if info.max_lengths is not None:
+        source, target = info.max_lengths
+        lengths = f"Training cut sources at {source} and targets at {target} tokens: expect little of longer ones."
+    return "\n\n".join(part for part in (general, lengths, info.limits) if part)
 
 
 def _citations(info: CardInfo) -> str:
@@ -485,4 +631,27 @@ def write_card(folder: str | os.PathLike | None, info: CardInfo) -> ModelCard:
     card = build_card(info)
     if folder is not None:
         card.save(Path(folder) / "README.md")
+    return card
+
+
+def readdressed(card: ModelCard, repo_id: str, revision: str | None = None) -> ModelCard:
+    """A card that was written for one place, saying another: in its title, its code and its metadata.
+
+    Args:
+        card: of `build_card`; it is changed.
+        repo_id: the repository that the student goes to.
+        revision: the branch, which the code then names.
+
+    Returns:
+        The same card.
+    """
+    title = re.search(r"^# (.+)$", card.text, flags=re.MULTILINE)
+    if title:
+        card.text = card.text.replace(title[0], f"# {repo_id}", 1)
+        card.text = card.text.replace(f"name = {_quoted(title[1])}", f"name = {_quoted(repo_id)}", 1)
+    card.text = re.sub(r'from_pretrained\(name(, revision="[^"]*")?', "from_pretrained(name", card.text)
+    if revision is not None:
+        card.text = card.text.replace("from_pretrained(name", f"from_pretrained(name, revision={_quoted(revision)}")
+    if card.data.eval_results:
+        card.data.model_name = repo_id.rpartition("/")[2]
     return card

@@ -3,24 +3,33 @@
 import contextlib
 import io
 import re
+import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from tiny import tiny_marian_model, tiny_marian_tokenizer
 from transformers import MarianConfig, T5Config
 
 from hf_weight_distill.card import (
+    PAPERS,
     SEQUENCE_LEVEL_KD,
     WEIGHT_DISTILLATION,
     CardInfo,
     Component,
     build_card,
+    inherited_fields,
+    readdressed,
     shape_table,
     write_card,
 )
 from hf_weight_distill.evaluation import Comparison, ComparisonRow
+from hf_weight_distill.objectives import OBJECTIVES
+from hf_weight_distill.schedules import SCHEDULES
+from hf_weight_distill.sources import SOURCES
 
 SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 
@@ -44,7 +53,7 @@ def info(comparison):
         model_name="someone/tiny-en-de",
         teacher_name="someone/big-en-de",
         teacher_revision="abc123",
-        license="cc-by-4.0",
+        teacher_license="cc-by-4.0",
         languages=("en", "de"),
         shape={"decoder layers": (6, 2), "odd | name": (1, 2)},
         recipe="paper",
@@ -52,6 +61,7 @@ def info(comparison):
         components=(WEIGHT_DISTILLATION, SEQUENCE_LEVEL_KD),
         comparison=comparison,
         dataset="someone/captions",
+        eval_split="test",
         tags=("small",),
     )
 
@@ -85,7 +95,13 @@ def test_the_metadata_say_what_the_hub_wants_to_know(info):
         "base_model_relation": "finetune",
         "datasets": ["someone/captions"],
         "metrics": ["bleu", "chrf"],
-        "tags": ["distillation", "weight-distillation", "sequence-level-knowledge-distillation", "small"],
+        "tags": [
+            "distillation",
+            "hf-weight-distill",
+            "weight-distillation",
+            "sequence-level-knowledge-distillation",
+            "small",
+        ],
     }
     (result,) = index[0]["results"]
     assert index[0]["name"] == "tiny-en-de"
@@ -97,6 +113,23 @@ def test_the_metadata_say_what_the_hub_wants_to_know(info):
         ("chrf", "chrF2 (greedy)", 58.0),
     ]
     assert result["metrics"][0]["args"] == {"num_beams": 1, "signature": SIGNATURE}
+
+
+def test_the_scores_survive_the_model_index(info):
+    card = build_card(info)
+    results = card.data.eval_results
+    assert model_index_to_eval_results(eval_results_to_model_index("x", results))[1] == results
+    loaded = ModelCardData(**yaml.safe_load(card.data.to_yaml())).eval_results
+    assert [(r.metric_type, r.metric_value, r.metric_args) for r in loaded] == [
+        (r.metric_type, r.metric_value, r.metric_args) for r in results
+    ]
+
+
+def test_the_first_lines_say_how_small_and_how_fast(info):
+    text = build_card(info).text.partition("## ")[0]
+    assert "1,500,000 parameters (0.25 times the teacher's)" in text
+    assert "generates 4.00 times as many tokens per second (beam 5, batch 32)." in text
+    assert "It has" not in build_card(replace(info, comparison=None)).text
 
 
 def test_the_tables_hold_the_numbers(info):
@@ -142,9 +175,87 @@ def test_each_component_is_cited(info):
 
 def test_the_licence_is_inherited_or_said_to_be_unknown(info):
     assert "`cc-by-4.0`, inherited from the teacher" in section(build_card(info), "Licence")
+    own = build_card(replace(info, teacher_license=None, license="mit"))
+    assert "`mit`. The weights are derived from the teacher's: its terms hold, too." in section(own, "Licence")
     unknown = build_card(CardInfo("a/b", "c/d"))
     assert "look it up" in section(unknown, "Licence")
     assert "license" not in unknown.data.to_dict()
+
+
+def test_every_paper_of_a_component_can_be_cited():
+    papers = {part.paper for part in [*SOURCES.values(), *OBJECTIVES.values(), *SCHEDULES.values()]}
+    label_smoothing = "https://arxiv.org/abs/1512.00567"  # a setting of ordinary training, on the card as such
+    assert papers - {"", label_smoothing} <= set(PAPERS)
+
+
+TEACHER_CARDS = {
+    "---\nlicense: mit\nlanguage: en\nbase_model: someone/big\n---\n# T": {
+        "teacher_license": "mit",
+        "languages": ("en",),
+        "teacher_bases": ("someone/big",),
+    },
+    "---\nlanguage: [en, no]\nbase_model: [/home/me/x, a/b, c/d]\n---\n": {
+        "languages": ("en",),  # YAML reads the language no as False
+        "teacher_bases": ("a/b", "c/d"),
+    },
+    "---\nlicense: other\nlicense_name: own\nlicense_link: https://x.org/l\n---\n": {
+        "teacher_license": "other",
+        "license_name": "own",
+        "license_link": "https://x.org/l",
+    },
+    "---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\n": {
+        "teacher_license": "other",
+        "license_name": "own",  # the link would lead nowhere
+    },
+    "---\nlicense: [mit, gpl-3.0]\n---\n": {},
+    "# A page without metadata": {},
+    "---\nlicense: [\n---\n": {},
+    "---\n- a list\n---\n": {},
+}
+
+
+@pytest.mark.parametrize("text", TEACHER_CARDS)
+def test_a_folder_passes_on_what_its_card_says(text, tmp_path):
+    (tmp_path / "README.md").write_text(text)
+    assert inherited_fields(str(tmp_path)) == TEACHER_CARDS[text]
+
+
+def test_no_card_and_no_hub_are_no_reason_to_fail(tmp_path):
+    for teacher in (str(tmp_path), str(tmp_path / "nowhere"), "someone/offline", "T5", ""):
+        assert inherited_fields(teacher) == {}
+
+
+def test_another_licence_than_the_teachers_is_not_passed_over(info):
+    with pytest.warns(UserWarning, match="license='mit', but the card of the teacher.*'cc-by-4.0'"):
+        other = replace(info, license="mit")
+    text = section(build_card(other), "Licence")
+    assert "`mit`. The weights are derived from the teacher's, whose card says `cc-by-4.0`: its terms hold" in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replace(info, license="cc-by-4.0").license == "cc-by-4.0"
+
+
+def test_a_licence_of_its_own_comes_with_name_and_link():
+    info = CardInfo("a/b", "c/d", teacher_license="other", license_name="own", license_link="https://x.org/l")
+    data = build_card(info).data.to_dict()
+    assert (data["license"], data["license_name"], data["license_link"]) == ("other", "own", "https://x.org/l")
+    assert "[own](https://x.org/l), inherited from the teacher" in section(build_card(info), "Licence")
+
+
+@pytest.mark.parametrize(
+    "teacher, bases, adapter, base_model, text",
+    [
+        ("a/fine", (), None, "a/fine", "distilled from [a/fine](https://huggingface.co/a/fine),"),
+        ("./fine", ("a/big",), None, "a/big", "from `fine`, which was made from [a/big](https://huggingface.co/a/big)"),
+        ("a/lora", ("a/big",), "LORA", ["a/lora", "a/big"], "co/a/lora), a LORA adapter of [a/big]("),
+        ("./lora", ("a/big",), "LORA", "a/big", "distilled from `lora`, a LORA adapter of [a/big]"),
+        ("a/big", (), "LORA", "a/big", "[a/big](https://huggingface.co/a/big) with a LORA adapter merged into it"),
+    ],
+)
+def test_the_model_tree_knows_what_the_teacher_was_made_from(teacher, bases, adapter, base_model, text):
+    card = build_card(CardInfo("x/y", teacher, teacher_bases=bases, teacher_adapter=adapter))
+    assert card.data.base_model == base_model and card.data.base_model_relation == "finetune"
+    assert text in card.text
 
 
 def test_a_card_that_knows_little_is_still_a_card():
@@ -165,7 +276,8 @@ def test_local_paths_stay_private(tmp_path):
 
 
 def test_a_description_is_no_repository(comparison):
-    card = build_card(CardInfo("a/b", "t5-small", dataset="29,000 caption pairs", comparison=comparison))
+    info = CardInfo("a/b", "t5-small", dataset="29,000 caption pairs", eval_split="x", comparison=comparison)
+    card = build_card(info)
     assert card.data.base_model == "t5-small"
     assert card.data.datasets is None
     assert card.data.eval_results[0].dataset_type == "custom"
@@ -179,6 +291,40 @@ def test_the_evaluation_may_have_its_own_data(info, comparison):
     )
     assert card.data.datasets == ["e/train"]
     assert (card.data.eval_results[0].dataset_type, card.data.eval_results[0].dataset_split) == ("f/news", "dev")
+
+
+def test_scores_are_not_said_to_be_of_the_training_data(info):
+    card = build_card(replace(info, eval_split=None))
+    assert "sentences of a data set that was not named." in section(card, "Scores")
+    assert card.data.eval_results[0].dataset_type == "custom" and card.data.eval_results[0].dataset_split is None
+
+
+def test_a_configuration_of_a_data_set_is_no_part_of_its_name(info):
+    for name, repository in (("wmt/wmt16:ro-en", "wmt/wmt16"), ("wmt16:ro-en", "wmt16")):
+        card = build_card(replace(info, dataset=name))
+        assert card.data.datasets == [repository]
+        result = card.data.eval_results[0]
+        assert (result.dataset_type, result.dataset_config, result.dataset_split) == (repository, "ro-en", "test")
+        link = f"[{repository}](https://huggingface.co/datasets/{repository}), configuration `ro-en`"
+        assert f"Training data: {link}." in card.text and f"sentences of {link}, split `test`." in card.text
+    for name in ("Multi30k", "29,000 pairs: captions", "built-in"):
+        assert build_card(replace(info, dataset=name)).data.datasets is None
+    assert "Training data: generated English-German sentences" in build_card(replace(info, dataset="built-in")).text
+
+
+def test_limits_name_the_longest_text(info):
+    text = section(build_card(replace(info, max_lengths=(128, 64), limits="No poems.")), "Limits")
+    assert "cut sources at 128 and targets at 64 tokens" in text and text.rstrip().endswith("No poems.")
+
+
+def test_a_card_can_move(info):
+    card = build_card(replace(info, model_name="student", src_lang="en"))
+    moved = readdressed(ModelCard(str(card)), "me/new-name", "v2")
+    assert moved.text.count("# me/new-name\n") == 1 and 'name = "me/new-name"\n' in moved.text
+    assert moved.text.count('from_pretrained(name, revision="v2"') == 2
+    assert moved.data.to_dict()["model-index"][0]["name"] == "new-name"
+    again = readdressed(ModelCard(str(moved)), "student")
+    assert again.text == card.text
 
 
 def test_an_unknown_task_is_refused():
@@ -200,7 +346,7 @@ def test_the_code_on_the_card_runs(tmp_path, monkeypatch):
     printed, names = io.StringIO(), {}
     with contextlib.redirect_stdout(printed):
         exec(code, names)
-    ids = model.generate(**tokenizer(example, return_tensors="pt"), max_new_tokens=128)
+    ids = model.generate(**tokenizer(example, return_tensors="pt"), max_length=128)
     assert printed.getvalue().strip() == str(tokenizer.batch_decode(ids, skip_special_tokens=True))
     assert type(names["model"]).__name__ == "MarianMTModel"
 
@@ -209,7 +355,7 @@ def test_language_codes_reach_the_code():
     code = section(build_card(CardInfo("a/b", "c/d", src_lang="eng_Latn", tgt_lang="deu_Latn")), "How to use it")
     compile(re.search(r"```python\n(.*?)```", code, re.S).group(1), "card", "exec")
     assert "from_pretrained(name, src_lang='eng_Latn')" in code
-    assert "forced_bos_token_id=tokenizer.convert_tokens_to_ids('deu_Latn')" in code
+    assert "It writes `deu_Latn`, whose token `generation_config.json` puts first." in code
     assert "pipeline(" not in code
 
 
