@@ -2,9 +2,22 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What tokens can be taken from: any tokenizer of ``transformers``."""
+
+    name_or_path: str
+
+    def get_vocab(self) -> dict[str, int]:
+        """``{token: id}``."""
+        ...
+
 
 Pair = int | tuple[int, int] | None
+Vocab = int | str | Tokenizer | None
 
 
 @dataclass(frozen=True)
@@ -20,6 +33,9 @@ class StudentShape:
         d_kv: size of a head, for T5-like families; elsewhere it is ``d_model / attention_heads``.
         encoder_groups: for each student layer the teacher layers that feed it, e.g. ``((0, 1), (2, 3, 4))``.
         decoder_groups: likewise.
+        vocab: tokens that the student keeps of the teacher's: ``"from-data"`` (those that the training text uses), a
+            number (the most frequent so many) or a tokenizer, its folder or Hub repository (those that it has, too).
+            Special tokens and language codes stay in any case.
 
     Example:
         >>> StudentShape(decoder_layers=1).to_dict()
@@ -34,8 +50,10 @@ class StudentShape:
     d_kv: int | None = None
     encoder_groups: tuple[tuple[int, ...], ...] | None = None
     decoder_groups: tuple[tuple[int, ...], ...] | None = None
+    vocab: Vocab = None
 
     def __post_init__(self) -> None:
+        self._check_vocab()
         for name in ("encoder_groups", "decoder_groups"):
             groups = getattr(self, name)
             if groups is not None:
@@ -47,8 +65,21 @@ class StudentShape:
                 value = tuple(value)
                 object.__setattr__(self, name, value[0] if len(value) == 1 else value)
         for name, value in self.to_dict().items():
-            if not name.endswith("_groups"):
+            if not name.endswith("_groups") and name != "vocab":
                 self._check_number(name, value)
+
+    def _check_vocab(self) -> None:
+        if isinstance(self.vocab, str) and self.vocab.isdecimal():  # as the command line has it
+            object.__setattr__(self, "vocab", int(self.vocab))
+        if isinstance(self.vocab, str | None) and self.vocab != "":
+            return
+        if isinstance(self.vocab, int):
+            self._check_number("vocab", self.vocab)
+        elif not isinstance(self.vocab, Tokenizer) or not self.vocab.name_or_path:
+            raise ValueError(
+                f"vocab={self.vocab!r}: expected 'from-data', a number, or a tokenizer that was loaded by name or "
+                "folder, which the run's configuration file can repeat"
+            )
 
     def _check_groups(self, name: str) -> None:
         groups, layers = getattr(self, name), name.replace("groups", "layers")
@@ -71,8 +102,10 @@ class StudentShape:
             raise ValueError(f"{name}={value!r}: expected a positive whole number{pair}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that were given, for JSON and YAML."""
+        """The fields that were given, for JSON and YAML; a tokenizer by its name or folder."""
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if isinstance(self.vocab, Tokenizer):
+            given["vocab"] = self.vocab.name_or_path
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -97,11 +130,16 @@ class WeightDistillConfig:
         calibration_sentences: training sentences that the start looks at.
         finetune_source: weight source of phase 2, started from the generated student; ``None``: a plain model.
         finetune_source_options: options of that source.
+        finetune_lora: options of ``peft.LoraConfig``, such as ``r`` and ``lora_alpha``: phase 2 trains adapters on the
+            attention and feed-forward matrices, which are merged at the end; empty: it trains all weights.
         schedules: what happens to the weights during phase 2; keys of ``schedules.SCHEDULES`` with their options.
         generator_objectives: objectives of phase 1 with their weights; keys of ``objectives.OBJECTIVES``.
         finetune_objectives: objectives of phase 2.
         label_smoothing: of the cross-entropy.
         temperature: of the KL divergence to the teacher.
+        teacher_cache_top_k: learn from a cache of the teacher's so many likeliest next tokens, written once; without it
+            from the live teacher.
+        teacher_cache_dir: where the cache is kept, for several runs to share; by default beside the run.
         objective_options: further options of objectives, by name.
         pseudo_labels: ``"none"`` (gold targets), ``"replace"`` (the teacher's translations) or ``"augment"`` (both).
         pseudo_labels_dir: where they are kept, for several runs to share; ``None``: beside the run.
@@ -123,11 +161,14 @@ class WeightDistillConfig:
     calibration_sentences: int = 512
     finetune_source: str | None = None
     finetune_source_options: dict[str, Any] = field(default_factory=dict)
+    finetune_lora: dict[str, Any] = field(default_factory=dict)
     schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
     generator_objectives: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
     finetune_objectives: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
     label_smoothing: float = 0.1
     temperature: float = 1.0
+    teacher_cache_top_k: int | None = None
+    teacher_cache_dir: str | None = None
     objective_options: dict[str, Any] = field(default_factory=dict)
     pseudo_labels: str = "none"
     pseudo_labels_dir: str | None = None
@@ -148,6 +189,8 @@ class WeightDistillConfig:
         for name in ("calibration_sentences", "num_beams", "max_source_length", "max_target_length"):
             if getattr(self, name) < (0 if name == "calibration_sentences" else 1):
                 raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
+        if self.teacher_cache_top_k is not None and self.teacher_cache_top_k < 1:
+            raise ValueError(f"teacher_cache_top_k={self.teacher_cache_top_k}: expected a positive number, or none")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing}: expected 0 <= label_smoothing < 1")
         if self.temperature <= 0:

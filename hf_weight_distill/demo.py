@@ -5,7 +5,6 @@ that get the same teacher translations and the same number of updates, so that o
 """
 
 import contextlib
-import io
 import json
 import shutil
 import sys
@@ -21,7 +20,6 @@ import torch
 import transformers
 from datasets import Dataset, DatasetDict
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -30,7 +28,6 @@ from transformers import (
     MarianConfig,
     MarianMTModel,
     MarianTokenizer,
-    TrainerCallback,
 )
 
 from .card import SEQUENCE_LEVEL_KD, WEIGHT_DISTILLATION
@@ -40,10 +37,12 @@ from .data import load_pairs, tokenize_pairs
 from .distiller import WeightDistiller
 from .evaluation import Comparison, ComparisonRow
 from .objectives import build_objectives
+from .progress import clock
 from .recipes import recipe_config
 from .report import loss_curves, quality_against_speed
 from .teachers.pseudo_labels import generate_pseudo_labels
 from .trainer import WeightDistillTrainer, WeightDistillTrainingArguments
+from .training_progress import TrainingProgress
 
 SETTINGS_FILE = "settings.json"
 SHOWN = 3  # test sentences printed with the student's translation, the first ones whatever comes out
@@ -113,22 +112,22 @@ class Arm:
 
 
 def arms(paper: bool) -> dict[str, Arm]:
-    """The ways that are compared. Only ``start`` and ``source`` differ between the first three."""
+    """The ways that are compared. Only the start differs between the first three."""
     default = recipe_config("default")
     found = {
         "random": Arm(
             "KD from random weights",
             "a fresh student learns from the teacher's translations",
-            replace(default, start="random", source="direct", source_options={}),
+            replace(default, start="random"),
         ),
         "copied": Arm(
             "copied layers",
             "the student starts as teacher layers, projected to its width, and learns on from there",
-            replace(default, start="teacher", source="direct", source_options={}),
+            replace(default, layers="first", reconstruction="none"),
         ),
         "default": Arm(
             "weight distillation",
-            "the student's weights are generated from the teacher's, then trained (recipe 'default')",
+            "the same, and every matrix is fitted to what the teacher computes before training (recipe 'default')",
             default,
         ),
     }
@@ -193,7 +192,7 @@ class _Demo:
     def say(self, text: str) -> None:
         self.stage += 1
         seconds = time.perf_counter() - self.begun
-        self.console.print(f"\n[bold][{self.stage}/{self.stages}][/bold] {_clock(seconds)}  {text}", soft_wrap=True)
+        self.console.print(f"\n[bold][{self.stage}/{self.stages}][/bold] {clock(seconds)}  {text}", soft_wrap=True)
 
     # --- the stages ---
 
@@ -221,10 +220,9 @@ class _Demo:
             objectives=build_objectives({"cross_entropy": 1.0}, label_smoothing=0.1),
             train_dataset=tokenize_pairs(pairs, tokenizer),
             data_collator=DataCollatorForSeq2Seq(tokenizer),
-            callbacks=[_Updates(self.console, s.teacher_updates)],
+            callbacks=[TrainingProgress(self.console)],
         )
-        with contextlib.redirect_stdout(io.StringIO()):
-            trainer.train()
+        trainer.train()
         teacher.config.use_cache = True  # the trainer switches it off
         teacher.save_pretrained(draft)
         draft.rename(folder)
@@ -245,10 +243,8 @@ class _Demo:
         arm, s = self.arms[key], self.settings
         self.say(f"{arm.name}: {arm.what}; {s.updates} updates")
         distiller = self.distiller(self.configured(key))
-        with contextlib.redirect_stdout(io.StringIO()):
-            distiller.distill(
-                taught, output_dir=self.folder / "runs" / key, callbacks=[_Updates(self.console, s.updates)]
-            )
+        with TrainingProgress(self.console) as progress:
+            distiller.distill(taught, output_dir=self.folder / "runs" / key, callbacks=[progress])
         return distiller
 
     def evaluate(self, distillers: dict[str, WeightDistiller], test: Dataset) -> dict[str, Comparison]:
@@ -268,6 +264,7 @@ class _Demo:
             teacher_name=str((self.folder / "teacher").resolve()),  # the card shows a folder without its path
             languages=("en", "de"),
             dataset="generated English-German sentences",
+            eval_split="test",
             training=distiller.description() | {"teacher": "teacher"},  # not the path on this machine
             components=(WEIGHT_DISTILLATION, SEQUENCE_LEVEL_KD),
             example=test["source"][0],
@@ -289,7 +286,7 @@ class _Demo:
         for source, target, expected in zip(shown["source"], found, shown["target"], strict=True):
             self.console.print(f"    {source}\n    -> {target}\n       (expected: {expected})", soft_wrap=True)
         self.console.print(_USE.format(folder=str(folder), sentence=shown["source"][0]), markup=False, soft_wrap=True)
-        self.console.print(f"All done in {_clock(time.perf_counter() - self.begun)}.")
+        self.console.print(f"All done in {clock(time.perf_counter() - self.begun)}.")
 
     # --- settings ---
 
@@ -315,14 +312,14 @@ class _Demo:
     def configured(self, key: str) -> WeightDistillConfig:
         """An arm's configuration with this demo's updates. The labels are made already, and are the same for all."""
         config, updates = self.arms[key].config, self.settings.updates
-        first = 0 if config.source == "direct" else round(updates * _share_of_phase_1(config))
+        first = round(updates * _share_of_phase_1(config))
         phases = {"generator_args": first, "finetune_args": updates - first}
         values = {name: self.phase(key, getattr(config, name), steps) for name, steps in phases.items()}
         return replace(config, pseudo_labels="none", **values)
 
     def phase(self, key: str, recipe: dict[str, Any], updates: int) -> dict[str, Any]:
         """Training arguments of one phase: the paper's recipe keeps its own optimizer, with the warm-up's share."""
-        shared = self.arguments(updates, self.settings.learning_rates.get(key, recipe["learning_rate"]))
+        shared = self.arguments(updates, self.settings.learning_rates.get(key) or recipe["learning_rate"])
         if key != "paper":
             return {name: value for name, value in recipe.items() if name not in shared} | shared
         own = {name: value for name, value in recipe.items() if name not in ("max_steps", "max_tokens_per_batch")}
@@ -446,48 +443,6 @@ def _table(rows: list[dict[str, Any]], s: DemoSettings) -> Table:
 
 
 # --- what is seen meanwhile ------------------------------------------------------------------------------------------
-
-
-class _Updates(TrainerCallback):
-    """Updates done, loss and time left over both phases: a bar, or a line now and then where there is no terminal."""
-
-    SECONDS_A_LINE = 15
-    FIRST_GUESS = 10  # the first updates are slow, and a time left from them alone would frighten
-
-    def __init__(self, console: Console, total: int) -> None:
-        self.console, self.total, self.done = console, total, 0
-        self.begun = self.last_line = time.perf_counter()
-        self.bar: Progress | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        if self.done == 0:
-            self.begun = self.last_line = time.perf_counter()
-        if self.console.is_terminal:
-            columns = (TextColumn("      {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self.bar = Progress(
-                *columns, TimeRemainingColumn(), console=self.console, redirect_stdout=False, redirect_stderr=False
-            )
-            self.bar.add_task("updates", total=self.total, completed=self.done)
-            self.bar.start()
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        self.done += 1
-        loss = next((f", loss {entry['loss']:.2f}" for entry in reversed(state.log_history) if "loss" in entry), "")
-        if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=self.done, description=f"updates{loss}")
-        elif self.done >= self.FIRST_GUESS and time.perf_counter() - self.last_line > self.SECONDS_A_LINE:
-            self.last_line = time.perf_counter()
-            left = (self.last_line - self.begun) * (self.total / self.done - 1)
-            self.console.print(f"      update {self.done} of {self.total}{loss}, {_clock(left)} left")
-
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 @contextlib.contextmanager

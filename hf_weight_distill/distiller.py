@@ -6,19 +6,20 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset, concatenate_datasets
-from huggingface_hub import HfApi
 from transformers import (
-    AutoConfig,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,19 +28,23 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from . import __version__
+from .adapters import MergedAdapter, add_lora, is_adapted, load_teacher, load_tokenizer, merge_adapters
 from .calibration import Batch
-from .card import PAPERS, SEQUENCE_LEVEL_KD, CardInfo, Component, shape_table, write_card
+from .card import LORA, PAPERS, SEQUENCE_LEVEL_KD, CardInfo, Component, inherited_fields, shape_table, write_card
 from .config import StudentShape, WeightDistillConfig
 from .data import check_features, check_tokenizer, load_pairs, tokenize_pairs
 from .evaluation import Comparison, compare
 from .families import family_of
+from .hub import check_repo_id, push_folder
 from .model import WeightDistillModel, check_source
 from .objectives import OBJECTIVES, build_objectives
-from .plan import WeightPlan, build_plan, decoder_inputs, tensors_of
+from .plan import WeightPlan, build_plan, decoder_inputs, stock_student, tensors_of
 from .recipes import recipe_config
+from .record import RUN_FILE, SCORES_FILE, RunRecord, write_json
 from .schedules import SCHEDULES, build_schedules
-from .sources import SOURCES
+from .sources import SOURCES, Inspection
 from .starts import random_start, student_start, teacher_start
+from .teachers.logit_cache import TeacherCache, build_teacher_cache
 from .teachers.pseudo_labels import generate_pseudo_labels
 from .trainer import (
     WeightDistillTrainer,
@@ -47,25 +52,33 @@ from .trainer import (
     check_objectives,
     refuse_in_phase_1,
 )
+from .vocabulary import choose_tokens, count_tokens, load_trimmed, needs_text, save_trimmed, trim_vocabulary
 
 DatasetLike = Dataset | IterableDataset | str | os.PathLike
 CALIBRATION_BATCH = 32
-RUN_FILE = "weight_distill.yaml"
+GENERATED = "generated_student"  # folder of what phase 1 made
 
 
 class WeightDistiller:
     """Turns a seq2seq teacher into a small stock student.
 
     Args:
-        teacher: Marian, BART, mBART, Pegasus, M2M100/NLLB, T5, mT5 or UMT5 model in float32.
+        teacher: Marian, BART, mBART, Pegasus, M2M100/NLLB, T5, mT5 or UMT5 model in float32; a ``PeftModel`` of one is
+            copied and its adapter merged into the copy.
         tokenizer: the teacher's; ``None`` where only weights are wanted.
         student: shape of the student.
-        recipe: ``"default"`` or ``"paper"``; the start of ``config``.
+        recipe: ``"default"``, ``"generator"``, ``"paper"``, ...: the start of ``config``.
         config: replaces the recipe's configuration.
 
     Raises:
-        ValueError: no encoder-decoder, an unknown family, adapters that are not merged, half precision, a tokenizer
-            that is not the model's, a shape that the family cannot express.
+        ValueError: no encoder-decoder, an unknown family, adapters that cannot be merged, half or quantized precision,
+            a tokenizer that is not the model's, a shape that the family cannot express, a smaller vocabulary without a
+            tokenizer.
+
+    Attributes:
+        teacher, tokenizer: as given; with ``StudentShape.vocab`` cut down to the student's vocabulary as soon as it is
+            known (:meth:`trim_vocabulary`).
+        plan: what feeds what.
 
     Example:
         >>> distiller = WeightDistiller.from_pretrained(
@@ -85,9 +98,14 @@ class WeightDistiller:
         config: WeightDistillConfig | None = None,
     ) -> None:
         _check_teacher(teacher)
+        teacher = merge_adapters(teacher)
         if tokenizer is not None:
             check_tokenizer(tokenizer, teacher.config)
+        elif student.vocab is not None:
+            raise ValueError(f"vocab={student.vocab!r} needs a tokenizer: give the teacher's to WeightDistiller")
         self.teacher, self.tokenizer = teacher.eval(), tokenizer
+        self._given = self.teacher, self.tokenizer  # before the vocabulary is trimmed
+        self._kept_ids: list[int] | None = None
         self.shape, self.recipe = student, recipe
         self.config = config or recipe_config(recipe)
         self.plan: WeightPlan = build_plan(teacher, student)
@@ -96,7 +114,12 @@ class WeightDistiller:
         self._model: WeightDistillModel | None = None
         self._student: PreTrainedModel | None = None
         self._run: Path | None = None
-        self.summary: dict[str, Any] = {}  # what the schedules of phase 2 made of the student
+        self._device: torch.device | None = None  # where runs compute
+        self._record = RunRecord(None)
+        self._data: dict[str, str | None] = {}  # names of data sets, for the card
+        self.summary: dict[str, Any] = {}  # what schedules and adapters of phase 2 made of the student
+        if student.vocab is not None and not needs_text(student.vocab):
+            self._trim(None)
 
     @classmethod
     def from_pretrained(
@@ -111,14 +134,13 @@ class WeightDistiller:
         """Loads teacher and tokenizer from the Hub or a folder.
 
         Args:
-            name_or_path: repository or folder.
+            name_or_path: repository or folder, of a model or of a PEFT adapter, whose base is loaded then.
             student, recipe, config: as in the constructor.
             kwargs: of ``from_pretrained`` (``revision``, ``cache_dir``, ``token``, ...).
         """
         name_or_path = str(name_or_path)
-        family_of(AutoConfig.from_pretrained(name_or_path, **kwargs))
-        teacher = AutoModelForSeq2SeqLM.from_pretrained(name_or_path, dtype=torch.float32, **kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
+        teacher = load_teacher(name_or_path, **kwargs)
+        tokenizer = load_tokenizer(name_or_path, **kwargs)
         return cls(teacher, tokenizer, student=student, recipe=recipe, config=config)
 
     # --- the parts ---
@@ -127,6 +149,11 @@ class WeightDistiller:
     def model(self) -> WeightDistillModel:
         """The phase-1 module. Before :meth:`calibrate` or :meth:`distill` its start is made from weights alone."""
         if self._model is None:
+            if self.shape.vocab is not None and self._kept_ids is None:
+                raise ValueError(
+                    f"vocab={self.shape.vocab!r}: the student's tokens are not known before the training text is seen; "
+                    "call trim_vocabulary(train_dataset), or distill"
+                )
             self._model = self._build_model(None)
         return self._model
 
@@ -141,6 +168,7 @@ class WeightDistiller:
         Args:
             features: what :meth:`distill` takes.
         """
+        self.trim_vocabulary(features)
         self._model = self._build_model(self._calibration_batches(self.features(features)))
         return self._model
 
@@ -167,6 +195,50 @@ class WeightDistiller:
         collate = self._collator()
         return [collate(rows[i : i + CALIBRATION_BATCH]) for i in range(0, len(rows), CALIBRATION_BATCH)]
 
+    # --- vocabulary ---
+
+    def trim_vocabulary(self, train_dataset: DatasetLike) -> None:
+        """Cuts teacher and tokenizer down to the tokens that ``StudentShape.vocab`` asks for; nothing without it.
+
+        :meth:`calibrate` and :meth:`distill` do so by themselves. Called before, it makes :attr:`plan` exact and
+        :attr:`tokenizer` the student's own, which metrics of the trainer need. The first text decides; the gold targets
+        count, also where pseudo labels replace them.
+
+        Args:
+            train_dataset: text pairs, as for :meth:`distill`.
+
+        Raises:
+            ValueError: a number too small for what must stay or larger than the vocabulary, a tokenizer of a kind that
+                cannot be trimmed, features in place of text.
+        """
+        if self.shape.vocab is not None and self._kept_ids is None:
+            self._trim(train_dataset)
+
+    def _trim(self, data: DatasetLike | None, folder: Path | None = None) -> None:
+        """Once for the same text: what was chosen before, in ``folder`` or here, is taken again."""
+        teacher, tokenizer = self._given
+        if folder is not None and folder.exists():
+            small = load_trimmed(teacher, tokenizer, folder)
+        else:
+            ids = self._kept_ids or self._chosen_tokens(data)
+            if folder is None:
+                small = trim_vocabulary(teacher, tokenizer, ids)
+            else:
+                _write_whole(folder, partial(save_trimmed, tokenizer, ids))
+                small = load_trimmed(teacher, tokenizer, folder)
+        self.teacher, self.tokenizer, self._kept_ids = small
+        sizes = {"teacher_parameters": self.plan.teacher_parameters}
+        sizes["vocabulary"] = (teacher.config.vocab_size, self.teacher.config.vocab_size)
+        self.plan = replace(build_plan(self.teacher, replace(self.shape, vocab=None)), **sizes)
+        self._model = self._student = None
+
+    def _chosen_tokens(self, data: DatasetLike | None) -> list[int]:
+        teacher, tokenizer = self._given
+        counts = None
+        if needs_text(self.shape.vocab):
+            counts = count_tokens(self.features(data), teacher.config.vocab_size)
+        return choose_tokens(teacher, tokenizer, self.shape.vocab, counts)
+
     # --- data ---
 
     def features(self, data: DatasetLike, pseudo_labels_dir: Path | None = None) -> Dataset | IterableDataset:
@@ -178,6 +250,11 @@ class WeightDistiller:
                 them, as the configuration says; ``None`` keeps the targets.
         """
         if isinstance(data, Dataset | IterableDataset) and {"input_ids", "labels"} <= set(data.column_names or ()):
+            if self.shape.vocab is not None:
+                raise ValueError(
+                    f"vocab={self.shape.vocab!r} gives tokens new ids, and features (input_ids, labels) hold old ones: "
+                    "pass text pairs"
+                )
             check_features(data, self.teacher.config.pad_token_id)
             return data
         if self.tokenizer is None:
@@ -215,17 +292,19 @@ class WeightDistiller:
                 "pseudo labels need a data set of known length, this one is a stream: load it without streaming, or "
                 "set pseudo_labels='none' and use the kl objective"
             )
-        labelled = generate_pseudo_labels(
-            self.teacher,
-            self.tokenizer,
-            pairs,
-            folder,
-            num_beams=config.num_beams,
-            length_penalty=config.length_penalty,
-            max_source_length=config.max_source_length,
-            max_target_length=config.max_target_length,
-            prefix=config.prefix,
-        )
+        with self._record.stage("pseudo labels"):
+            labelled = generate_pseudo_labels(
+                self.teacher,
+                self.tokenizer,
+                pairs,
+                folder,
+                num_beams=config.num_beams,
+                length_penalty=config.length_penalty,
+                max_source_length=config.max_source_length,
+                max_target_length=config.max_target_length,
+                prefix=config.prefix,
+                device=self._device,
+            )
         taught = labelled.select_columns(["source", "teacher_target"]).rename_column("teacher_target", "target")
         taught = taught.filter(_has_target)
         return taught if config.pseudo_labels == "replace" else concatenate_datasets([pairs, taught])
@@ -272,18 +351,33 @@ class WeightDistiller:
         generator_args = generator_args or self._arguments(self.config.generator_args, run / "generator")
         finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune")
         self._check_run(run, generator_args, resume_from_checkpoint)
-        self.teacher.to(generator_args.device)
+        self._record = RunRecord(run, generator_args.should_save)
+        self.history = dict(self._record.facts.get("history", {}))
+        self._device = generator_args.device
+        if self.shape.vocab is not None:
+            with self._record.stage("vocabulary"), generator_args.main_process_first(desc="choosing the vocabulary"):
+                self._trim(train_dataset, run / "vocabulary")
+        if self.config.teacher_cache_top_k is None:
+            self.teacher.to(self._device)
         pseudo = None
         if self.config.pseudo_labels != "none":
             pseudo = Path(self.config.pseudo_labels_dir or run / "pseudo_labels")
-        with generator_args.main_process_first(desc="preparing the data"):
-            features = self.features(train_dataset, pseudo)
-        evaluation = None if eval_dataset is None else self.features(eval_dataset)
+        with self._record.stage("data"):
+            with generator_args.main_process_first(desc="preparing the data"):
+                features = self.features(train_dataset, pseudo)
+                teacher = self._cached(features, run)
+            evaluation = None if eval_dataset is None else self.features(eval_dataset)
         self._write_run(run, generator_args, finetune_args)
-        datasets = {"train_dataset": features, "eval_dataset": evaluation}
+        if isinstance(train_dataset, str | os.PathLike):
+            self._data["dataset"] = str(train_dataset)
+        phases = {"generator": generator_args.description(), "finetune": finetune_args.description()}
+        examples = len(features) if isinstance(features, Dataset) else None
+        self._record.write(finished=False, arguments=phases, examples=examples, **self._sizes())
+        datasets = {"train_dataset": features, "eval_dataset": evaluation, "teacher": teacher}
         shared = {**datasets, "compute_metrics": compute_metrics, "callbacks": list(callbacks)}
-        student = self._generate(run / "generated_student", features, generator_args, shared, resume_from_checkpoint)
+        student = self._generate(run / GENERATED, features, generator_args, shared, resume_from_checkpoint)
         self._student = self._finetune(student, finetune_args, shared, resume_from_checkpoint)
+        self._record.write(finished=True)
         return self._student
 
     def _generate(
@@ -299,8 +393,11 @@ class WeightDistiller:
             kernel = self.teacher.config._attn_implementation  # not saved; another one rounds differently
             return type(self.teacher).from_pretrained(folder, dtype=torch.float32, attn_implementation=kernel)
         set_seed(args.seed)  # random starts are drawn before the trainer sets it
-        self._model = self._build_model(self._calibration_batches(features))
+        with self._record.stage("start"):
+            self._model = self._build_model(self._calibration_batches(features))
+        before = self._model.source.inspected()
         self._train(self._model, "generator", args, shared, resume)
+        self._record.write(learned=self._learned(before, self._model.source.inspected()))
         student = self._finished(self._model.materialize())
         if args.should_save:
             _write_whole(folder, student.save_pretrained)
@@ -309,22 +406,30 @@ class WeightDistiller:
     def _finetune(
         self, student: PreTrainedModel, args: WeightDistillTrainingArguments, shared: dict[str, Any], resume: bool
     ) -> PreTrainedModel:
-        """Phase 2: the student as a plain model, or under a source of its own (over-parameterised, say)."""
-        config, tensors = self.config, tensors_of(student)
-        linear = {c.path: c.student_names for c in self.plan.classes if c.weight_class.role == "linear"}
+        """Phase 2: the student as a plain model, with adapters, or under a source of its own."""
+        config, tensors, linear = self.config, tensors_of(student), self._linear()
         for name in self.plan.constants:  # loaded computed positions ask for a gradient and never get one
             tensors[name].requires_grad_(False)
         schedules = build_schedules(config.schedules, linear)
         callbacks = shared["callbacks"] + schedules
         model: torch.nn.Module = student
+        self.summary = {}
         if config.finetune_source is not None:
             start = {c.path: student_start(c, tensors) for c in self.plan.classes}
             options = self._beside_run(config.finetune_source, config.finetune_source_options)
             model = WeightDistillModel(self.plan, self.teacher, start, config.finetune_source, options)
+        elif config.finetune_lora:
+            set_seed(args.seed)  # adapters are drawn before the trainer sets it
+            model = add_lora(student, sum(linear.values(), ()), config.finetune_lora, self._run / GENERATED)
+            self.summary["lora"] = {"trainable_parameters": model.get_nb_trainable_parameters()[0]}
         self._train(model, "finetune", args, shared | {"callbacks": callbacks}, resume)
-        student = self._finished(student if model is student else model.materialize())
-        self.summary = {schedule.name: schedule.summary(student) for schedule in schedules}
-        return student
+        plain = model.materialize() if isinstance(model, WeightDistillModel) else merge_adapters(model, in_place=True)
+        self.summary |= {schedule.name: schedule.summary(plain) for schedule in schedules}
+        return self._finished(plain)
+
+    def _linear(self) -> dict[str, tuple[str, ...]]:
+        """``{path of a class: parameter names}`` of the student's attention and feed-forward matrices."""
+        return {c.path: c.student_names for c in self.plan.classes if c.weight_class.role == "linear"}
 
     def _train(
         self,
@@ -341,22 +446,77 @@ class WeightDistiller:
             model,
             args=args,
             objectives=self._objectives(phase),
-            teacher=self.teacher,
             data_collator=self._collator(),
             processing_class=self.tokenizer,
             **shared,
         )
         checkpoint = get_last_checkpoint(args.output_dir) if resume and os.path.isdir(args.output_dir) else None
-        trainer.train(resume_from_checkpoint=checkpoint)
-        self.history[phase] = trainer.state.log_history
+        try:
+            with self._record.stage(phase):
+                trainer.train(resume_from_checkpoint=checkpoint)
+        finally:
+            self.history[phase] = trainer.state.log_history
+            self._record.write(history=self.history)
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)  # takes autocast off forward
         trainer.accelerator.free_memory()
+
+    def _sizes(self) -> dict[str, Any]:
+        """Shape and size of teacher and student, as pairs."""
+        plan, teacher = self.plan, self._given[0]
+        shape = {name: list(pair) for name, pair in shape_table(teacher.config, plan.student_config).items()}
+        return {"shape": shape, "parameters": [plan.teacher_parameters, plan.student_parameters]}
+
+    def _learned(self, before: Inspection, after: Inspection) -> dict[str, Any]:
+        """How much each teacher layer gives to each student layer, and how far the projections have moved."""
+        mixing = {
+            c.path: {
+                "groups": [list(group) for group in c.groups],
+                "start": _mixed(before.mixing[c.path], c.groups),
+                "end": _mixed(after.mixing[c.path], c.groups),
+            }
+            for c in self.plan.generated
+            if c.path in after.mixing
+        }
+        return {"mixing": mixing, "moved": {name: _moved(before, after, name) for name in after.projections}}
 
     def _objectives(self, phase: str) -> dict:
         config = self.config
         weights = config.generator_objectives if phase == "generator" else config.finetune_objectives
-        options = {"label_smoothing": config.label_smoothing, "temperature": config.temperature}
-        return build_objectives(weights, **options | config.objective_options)
+        return build_objectives(weights, **self._objective_options())
+
+    def _objective_options(self) -> dict[str, Any]:
+        config = self.config
+        return {"label_smoothing": config.label_smoothing, "temperature": config.temperature} | config.objective_options
+
+    def _cached(self, features: Dataset | IterableDataset, run: Path) -> PreTrainedModel | TeacherCache:
+        """Who teaches: the teacher, or its cache where the configuration wants one."""
+        config = self.config
+        if config.teacher_cache_top_k is None:
+            return self.teacher
+        with self._record.stage("teacher cache"):
+            return build_teacher_cache(
+                self.teacher,
+                features,
+                config.teacher_cache_dir or run / "teacher_cache",
+                tokenizer=self.tokenizer,
+                data_collator=self._collator(),
+                top_k=config.teacher_cache_top_k,
+                temperature=self._objective_options()["temperature"],
+                device=self._device,
+            )
+
+    def _check_cache(self) -> None:
+        """Whether both phases can learn from a cache, and one of them does."""
+        if self.config.teacher_cache_top_k is None:
+            return
+        used = [o for phase in ("generator", "finetune") for o, _ in self._objectives(phase).values()]
+        for objective in used:
+            objective.check_cache(self._objective_options()["temperature"])
+        if not any("teacher" in objective.needs for objective in used):
+            raise ValueError(
+                f"teacher_cache_top_k={self.config.teacher_cache_top_k}, but no objective of either phase asks for the "
+                "teacher: leave it out, or use kl in generator_objectives or finetune_objectives"
+            )
 
     def _arguments(self, values: dict[str, Any], folder: Path) -> WeightDistillTrainingArguments:
         defaults = {"save_strategy": "steps", "save_total_limit": 2, "report_to": "none"}
@@ -374,11 +534,22 @@ class WeightDistiller:
             check_source(config.finetune_source, config.finetune_source_options)
         for phase, has_source in (("generator", True), ("finetune", config.finetune_source is not None)):
             check_objectives(self._objectives(phase), True, has_source)
+        self._check_cache()
         build_schedules(config.schedules, {})
         if config.schedules and config.finetune_source is not None:
             raise ValueError("schedules change the weights of a plain student: use them without finetune_source")
+        if config.finetune_lora:
+            self._check_lora()
         if args.max_steps != 0:
             refuse_in_phase_1(args)
+
+    def _check_lora(self) -> None:
+        """Whether the student takes these adapters, tried on one without weights."""
+        other = "finetune_source" if self.config.finetune_source is not None else "schedules"
+        if self.config.finetune_source is not None or self.config.schedules:
+            raise ValueError(f"finetune_lora trains a plain student with adapters: use it without {other}")
+        shell = stock_student(self.teacher, self.plan.student_config, device="meta")
+        add_lora(shell, sum(self._linear().values(), ()), self.config.finetune_lora)
 
     def _write_run(self, run: Path, *phases: WeightDistillTrainingArguments) -> None:
         """The configuration that repeats this run."""
@@ -420,7 +591,9 @@ class WeightDistiller:
     # --- after training ---
 
     def evaluate(self, dataset: DatasetLike, split: str | None = None, **kwargs: Any) -> Comparison:
-        """Teacher and student side by side: scores, size, speed. Kept for the model card.
+        """Teacher and student side by side: scores, size, speed. Kept for the model card, and beside the run.
+
+        The teacher is the one that was given, with its whole vocabulary and its own tokenizer.
 
         Args:
             dataset: text pairs, as for :meth:`distill`.
@@ -428,9 +601,18 @@ class WeightDistiller:
             kwargs: of :func:`hf_weight_distill.evaluation.compare` (``num_beams``, ``metrics``, ``batch_sizes``, ...).
         """
         pairs = load_pairs(dataset, split)
+        named = isinstance(dataset, str | os.PathLike)
+        self._data |= {"eval_dataset": str(dataset) if named else None, "eval_split": split}
         sources = [self.config.prefix + source for source in pairs["source"]]
+        if self._device is not None and self.config.teacher_cache_top_k is not None:
+            self.teacher.to(self._device)  # a cached teacher waited elsewhere
         student = self.student.to(self.teacher.device)
-        self.comparison = compare(self.teacher, student, self.tokenizer, sources, list(pairs["target"]), **kwargs)
+        teacher, tokenizer = self._given
+        teacher, kwargs = teacher.to(student.device), {"student_tokenizer": self.tokenizer} | kwargs
+        with self._record.stage("evaluation"):
+            self.comparison = compare(teacher, student, tokenizer, sources, list(pairs["target"]), **kwargs)
+        if self._run is not None and PartialState().is_main_process:
+            write_json(self._run / SCORES_FILE, self.comparison.to_dict())
         return self.comparison
 
     def save_pretrained(self, save_directory: str | os.PathLike, **card: Any) -> None:
@@ -472,42 +654,71 @@ class WeightDistiller:
         revision: str | None = None,
         **card: Any,
     ) -> str:
-        """Uploads what :meth:`save_pretrained` writes, in one commit.
+        """Uploads what :meth:`save_pretrained` writes, in one commit: :func:`hf_weight_distill.hub.push_folder`.
 
         Args:
-            repo_id: ``"me/opus-mt-en-ro-6-1"``.
-            private, token, revision: as in ``huggingface_hub``.
+            repo_id: ``"me/opus-mt-en-ro-6-1"``; made if it is not there.
+            private: whether a repository that is made is private.
+            token: by default the one that is logged in.
+            revision: branch to commit to, made if it is not there.
             card: fields of :class:`hf_weight_distill.card.CardInfo`.
 
         Returns:
-            The commit's address.
+            The commit's address. Under ``torchrun`` the first process uploads and the others get an empty string.
+
+        Raises:
+            ValueError: the name can be no repository's.
+            OSError: the Hub refused or could not be reached. The student is kept in the folder that the message names,
+                from where ``hf-weight-distill push`` goes on.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / "student"
-            self.save_pretrained(target, **{"model_name": repo_id} | card)
-            api = HfApi(token=token)
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            if revision is not None:
-                api.create_branch(repo_id, branch=revision, exist_ok=True)
-            message = "Add the student distilled with hf_weight_distill"
-            commit = api.upload_folder(repo_id=repo_id, folder_path=target, revision=revision, commit_message=message)
-        return commit.commit_url
+        check_repo_id(repo_id)
+        if not PartialState().is_main_process:
+            return ""
+        beside = self._run if self._run is not None and self._run.is_dir() else Path(tempfile.gettempdir())
+        folder = beside / f"push-{uuid.uuid4().hex[:8]}"
+        self.save_pretrained(folder, **{"model_name": repo_id} | card)
+        url = push_folder(folder, repo_id, private=private, token=token, revision=revision)
+        shutil.rmtree(folder)  # only now: an upload that fails must not cost the student
+        return url
 
     def _card(self, **fields: Any) -> CardInfo:
+        """What is known, what the teacher's own card says, and over both what the user gives."""
         teacher = self.teacher.name_or_path or self.plan.family.name
-        public = Path(teacher).name if Path(teacher).exists() else teacher  # no path of this machine on the card
-        description = self.description()
-        description["config"].pop("pseudo_labels_dir")
         known = {
             "teacher_name": teacher,
             "teacher_revision": getattr(self.teacher.config, "_commit_hash", None),
-            "shape": shape_table(self.teacher.config, self.plan.student_config),
+            "shape": shape_table(self._given[0].config, self.plan.student_config),
             "recipe": self.recipe,
-            "training": description | {"teacher": public} | ({"result": self.summary} if self.summary else {}),
+            "training": self._training(teacher),
             "components": self._components(),
             "comparison": self.comparison,
+            "max_lengths": (self.config.max_source_length, self.config.max_target_length),
         }
-        return CardInfo(**known | fields)
+        adapter: MergedAdapter | None = getattr(self._given[0], "merged_adapter", None)
+        inherited = inherited_fields(teacher, known["teacher_revision"])
+        if adapter is not None:
+            inherited = inherited_fields(adapter.base) | inherited
+            known |= {"teacher_adapter": adapter.kind, "teacher_bases": (adapter.base,) if adapter.base else ()}
+        given = {name: value for name, value in fields.items() if value not in (None, ())}
+        return CardInfo(**inherited | known | self._data | given)
+
+    def _training(self, teacher: str) -> dict[str, Any]:
+        """How the student was made, for the card: settings, what training was really given, and what came of it."""
+        description, facts = self.description(), self._record.facts
+        vocab = description["student"].get("vocab")
+        if isinstance(vocab, str) and Path(vocab).exists():
+            description["student"]["vocab"] = Path(vocab).name
+        description["teacher"] = Path(teacher).name if Path(teacher).exists() else teacher  # no path of this machine
+        for folder in ("pseudo_labels_dir", "teacher_cache_dir"):
+            description["config"].pop(folder)
+        for phase, arguments in facts.get("arguments", {}).items():
+            description["config"][f"{phase}_args"] = arguments
+        seconds: dict[str, float] = {}
+        for entry in facts.get("stages", ()):  # several of a kind after an interruption
+            seconds[entry["stage"]] = round(seconds.get(entry["stage"], 0) + entry["seconds"], 1)
+        found = {"training_examples": facts.get("examples"), "seconds": seconds, "result": self.summary}
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        return description | versions | {name: value for name, value in found.items() if value}
 
     def _components(self) -> tuple[Component, ...]:
         """The published methods that this configuration uses, for the card."""
@@ -516,6 +727,7 @@ class WeightDistiller:
         used += [SOURCES[config.finetune_source]] if config.finetune_source else []
         used += [OBJECTIVES[name] for name in {**config.generator_objectives, **config.finetune_objectives}]
         papers = [SEQUENCE_LEVEL_KD.paper_url] * (config.pseudo_labels != "none") + [part.paper for part in used]
+        papers += [LORA.paper_url] * bool(config.finetune_lora)
         return tuple(PAPERS[paper] for paper in dict.fromkeys(papers) if paper in PAPERS)
 
 
@@ -543,22 +755,32 @@ class _PlainCollator:
 
 
 def _check_teacher(teacher: PreTrainedModel) -> None:
-    if hasattr(teacher, "peft_config") or any(
-        "lora_" in name or ".base_layer." in name for name, _ in teacher.named_parameters()
-    ):
-        raise ValueError(
-            "the teacher carries PEFT adapters that are not merged into its weights, which is what the generator "
-            "reads: pass PeftModel.from_pretrained(base, adapter).merge_and_unload()"
-        )
-    if not isinstance(teacher, PreTrainedModel):
+    if not isinstance(teacher, PreTrainedModel) and not is_adapted(teacher):
         raise ValueError(f"the teacher is a {type(teacher).__name__}: expected a transformers PreTrainedModel")
     family_of(teacher.config)
+    if getattr(teacher.config, "quantization_config", None) is not None:
+        raise ValueError(
+            "the teacher is quantized; a student made from rounded weights would inherit their rounding: load it "
+            "without quantization_config, with dtype=torch.float32 (an adapter goes on top of that)"
+        )
     half = sorted({str(p.dtype) for p in teacher.parameters() if p.dtype != torch.float32})
     if half:
         raise ValueError(
             f"the teacher has {', '.join(half)} weights; the generator computes in float32 and would inherit their "
             "rounding: load it with dtype=torch.float32, or call teacher.float()"
         )
+
+
+def _mixed(mix_SG: torch.Tensor, groups: tuple[tuple[int, ...], ...]) -> list[list[float]]:
+    """Without what only fills up groups of unequal length."""
+    rows = mix_SG.tolist()
+    return [[round(value, 4) for value in row[: len(group)]] for row, group in zip(rows, groups, strict=True)]
+
+
+def _moved(before: Inspection, after: Inspection, name: str) -> float:
+    """Length of the way of a projection, relative to its norm at the start."""
+    start, end = before.projections[name], after.projections[name]
+    return ((end - start).norm() / start.norm()).item()
 
 
 def _has_target(row: dict[str, str]) -> bool:

@@ -28,11 +28,13 @@ import numpy as np
 import sacrebleu
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rouge_score import rouge_scorer
 
+from .progress import Stage
+
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+REPEATS, WARMUP = 3, 1  # passes of a comparison: timed, and before the clock runs
 
 
 # ---------------------------------------------------------------------------------------------------------- metrics
@@ -290,7 +292,8 @@ def _new_token_bound(model, longest_source: int) -> int:
     return bound if positions is None else min(bound, positions - 1)
 
 
-def _generate(model, batch, num_beams: int, max_new_tokens: int | None, generate_kwargs: Mapping[str, Any]):
+def generate_batch(model, batch, num_beams: int, max_new_tokens: int | None, generate_kwargs: Mapping[str, Any]):
+    """Output ids of a padded batch, with the bound on new tokens and the settings that every score and speed here has."""
     options = {
         "num_beams": num_beams,
         "max_new_tokens": max_new_tokens or _new_token_bound(model, batch["input_ids"].shape[1]),
@@ -337,17 +340,34 @@ def translate(
         >>> translate(student, tokenizer, ["Two dogs run."], num_beams=5)  # doctest: +SKIP
         ['Zwei Hunde laufen.']
     """
+    with Stage("translating", len(sources), "sentences", enabled=progress) as stage:
+        return _translate(
+            model, tokenizer, sources, batch_size, num_beams, stage.advance, max_new_tokens, generate_kwargs
+        )
+
+
+def _translate(
+    model,
+    tokenizer,
+    sources: Sequence[str],
+    batch_size: int,
+    num_beams: int,
+    advance: Callable[[int], None],
+    max_new_tokens: int | None = None,
+    generate_kwargs: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """`translate`; `advance(n)` hears of every n finished sentences."""
     if not sources:
         return []
     input_ids = encode_sources(tokenizer, sources, input_limit(model, tokenizer))
     outputs = [""] * len(input_ids)
     with inference(model):
-        batches = length_batches(input_ids, batch_size)
-        for rows in track(batches, description="translating", disable=not progress):
+        for rows in length_batches(input_ids, batch_size):
             batch = pad_batch(tokenizer, [input_ids[row] for row in rows], model.device)
-            ids = _generate(model, batch, num_beams, max_new_tokens, generate_kwargs)
+            ids = generate_batch(model, batch, num_beams, max_new_tokens, generate_kwargs or {})
             for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
                 outputs[row] = text
+            advance(len(rows))
     return outputs
 
 
@@ -363,7 +383,7 @@ def _timed_pass(model, batches, num_beams: int, pad_token_id: int) -> tuple[int,
     """Generated tokens and seconds of one pass. The outputs are counted after the clock has stopped."""
     _wait_for(model.device)
     start = time.perf_counter()
-    outputs = [_generate(model, batch, num_beams, None, {}) for batch in batches]
+    outputs = [generate_batch(model, batch, num_beams, None, {}) for batch in batches]
     _wait_for(model.device)
     seconds = time.perf_counter() - start
     # The first column is the decoder start token, which nobody generated.
@@ -494,6 +514,8 @@ class Comparison:
         signatures: sacreBLEU's signature by metric.
         environment: device, threads and library versions; speeds hold for it alone.
         sentences: the sentences scored; `speed_sentences` of them were timed.
+        outputs: each sentence's `source`, `reference` and what `teacher` and `student` made of it, by the first of the
+            searches.
     """
 
     rows: tuple[ComparisonRow, ...]
@@ -501,18 +523,19 @@ class Comparison:
     environment: dict[str, Any]
     sentences: int
     speed_sentences: int
+    outputs: tuple[dict[str, Any], ...] = dataclasses.field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON, each row with its `ratio` and `label`; `from_dict` is the way back."""
         derived = [{**dataclasses.asdict(row), "ratio": row.ratio, "label": row.label} for row in self.rows]
-        return {**dataclasses.asdict(self), "rows": derived}
+        return {**dataclasses.asdict(self), "rows": derived, "outputs": list(self.outputs)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Comparison:
         """The comparison that `to_dict` wrote."""
         names = [field.name for field in dataclasses.fields(ComparisonRow)]
         rows = tuple(ComparisonRow(**{name: row[name] for name in names}) for row in values["rows"])
-        return cls(**{**values, "rows": rows})
+        return cls(**{**values, "rows": rows, "outputs": tuple(values.get("outputs", ()))})
 
     def cells(self) -> list[tuple[str, str, str, str]]:
         """The table as text: label, teacher, student, ratio."""
@@ -541,28 +564,37 @@ class Comparison:
         return console.file.getvalue()
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def environment_of(device: torch.device) -> dict[str, Any]:
+    """What a speed depends on beside the model: device, threads and version of torch."""
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
     return {"device": f"{device.type} ({name})", "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-def _score_rows(models, tokenizer, sources, references, metrics, tokenize, beams, batch_size):
-    """Rows of scores, and the signatures. `models` is (teacher, student)."""
-    rows, signatures = [], {}
+def _score_rows(models, sources, references, metrics, tokenize, beams, batch_size, advance):
+    """Rows of scores, the signatures, and the outputs of the first search. `models` is teacher and student, each with
+    its tokenizer."""
+    rows, signatures, first = [], {}, []
     for num_beams in beams:
-        scores = []
-        for model in models:
-            outputs = translate(model, tokenizer, sources, batch_size=batch_size, num_beams=num_beams)
-            values, signatures = _evaluate(outputs, references, metrics, tokenize)
+        scores, found = [], []
+        for model, tokenizer in models:
+            found.append(_translate(model, tokenizer, sources, batch_size, num_beams, advance))
+            values, signatures = _evaluate(found[-1], references, metrics, tokenize)
             scores.append(values)
         rows += [ComparisonRow(name, scores[0][name], scores[1][name], num_beams) for name in scores[0]]
-    return rows, signatures
+        first = first or found
+    names = ("source", "reference", "teacher", "student")
+    columns = zip(sources, references, *first, strict=True)
+    return rows, signatures, tuple(dict(zip(names, column, strict=True)) for column in columns)
 
 
-def _speed_rows(models, tokenizer, sources, num_beams: int, batch_size: int) -> list[ComparisonRow]:
-    options = {"batch_size": batch_size, "num_beams": num_beams}
-    teacher, student = (decoding_speed(model, tokenizer, sources, **options) for model in models)
+def _speed_rows(models, sources, num_beams: int, batch_size: int, advance) -> list[ComparisonRow]:
+    options = {"batch_size": batch_size, "num_beams": num_beams, "repeats": REPEATS, "warmup": WARMUP}
+    speeds = []
+    for model, tokenizer in models:
+        speeds.append(decoding_speed(model, tokenizer, sources, **options))
+        advance((REPEATS + WARMUP) * len(sources))
+    teacher, student = speeds
     return [
         ComparisonRow(name, teacher[name], student[name], num_beams, batch_size, teacher["spread"], student["spread"])
         for name in ("tokens_per_second", "sentences_per_second")
@@ -581,12 +613,14 @@ def compare(
     batch_sizes: Sequence[int] = (1, 32),
     speed_sentences: int = 64,
     tokenize: str = "13a",
+    progress: bool = False,
+    student_tokenizer=None,
 ) -> Comparison:
     """Measure teacher and student under the same conditions: scores, sizes and decoding speeds.
 
     Args:
-        teacher, student: models that share `tokenizer`, each on its own device. Compare speeds on one device only.
-        tokenizer: the tokenizer of both.
+        teacher, student: models, each on its own device. Compare speeds on one device only.
+        tokenizer: the tokenizer of both, or of the teacher.
         sources: strings, with their prefix if the model wants one.
         references: one string, or a list of strings, per source.
         metrics: names from `METRICS`.
@@ -594,6 +628,9 @@ def compare(
         batch_sizes: the batch sizes to be timed, sentences. Scores are computed with the largest.
         speed_sentences: the first so many sources are timed (one warm-up pass, the median of three).
         tokenize: sacreBLEU's tokenizer for BLEU.
+        progress: show a progress bar with the time left; it stands still while the clock runs.
+        student_tokenizer: of a student whose vocabulary is not the teacher's. Tokens/s then count each model's own
+            tokens: compare sentences/s.
 
     Returns:
         A `Comparison`. A student which writes shorter outputs needs less time for the same sentences: tokens/s and
@@ -613,14 +650,17 @@ def compare(
         )
     if not num_beams or not batch_sizes:
         raise ValueError("num_beams and batch_sizes each need at least one number, for example (1, 5) and (1, 32)")
-    models = (teacher, student)
-    rows, signatures = _score_rows(
-        models, tokenizer, sources, references, metrics, tokenize, num_beams, max(batch_sizes)
-    )
-    sizes = [model_size(model) for model in models]
-    rows += [ComparisonRow(name, sizes[0][name], sizes[1][name]) for name in sizes[0]]
+    models = ((teacher, tokenizer), (student, student_tokenizer or tokenizer))
     timed = list(sources)[:speed_sentences]
-    for beams in num_beams:
-        for batch_size in batch_sizes:
-            rows += _speed_rows(models, tokenizer, timed, beams, batch_size)
-    return Comparison(tuple(rows), signatures, _environment(student.device), len(sources), len(timed))
+    passes = (REPEATS + WARMUP) * len(batch_sizes)
+    total = len(models) * len(num_beams) * (len(sources) + passes * len(timed))
+    with Stage("evaluation", total, "sentences", enabled=progress, refresh=False) as stage:
+        rows, signatures, outputs = _score_rows(
+            models, sources, references, metrics, tokenize, num_beams, max(batch_sizes), stage.advance
+        )
+        sizes = [model_size(model) for model, _ in models]
+        rows += [ComparisonRow(name, sizes[0][name], sizes[1][name]) for name in sizes[0]]
+        for beams in num_beams:
+            for batch_size in batch_sizes:
+                rows += _speed_rows(models, timed, beams, batch_size, stage.advance)
+    return Comparison(tuple(rows), signatures, environment_of(student.device), len(sources), len(timed), outputs)

@@ -77,6 +77,9 @@ class ClassPlan:
 class WeightPlan:
     """What feeds what. Every parameter of the student is exactly one of generated, trained, copied, constant.
 
+    ``vocabulary`` is the number of tokens of teacher and student. Where only text or another tokenizer can tell the
+    student's, it is what ``StudentShape.vocab`` says of it, and sizes are those of the whole vocabulary.
+
     ``zero_rows`` names the embeddings whose padding row is zero in the teacher and stays so: Marian starts decoding
     with it, and CTranslate2 takes a zero for granted. Without care a tied head would move it.
     """
@@ -90,6 +93,7 @@ class WeightPlan:
     zero_rows: tuple[str, ...]
     teacher_parameters: int
     student_parameters: int
+    vocabulary: tuple[int, int | str]
 
     @property
     def generated(self) -> tuple[ClassPlan, ...]:
@@ -131,7 +135,8 @@ def build_plan(teacher: PreTrainedModel, shape: StudentShape) -> WeightPlan:
     tokens = [c.path for c in classes if c.axes[0] == "vocab"] if pad is not None else []
     zero_rows = tuple(path for path in tokens if not tensors[path][pad].any())
     count = [sum(p.numel() for p in model.parameters()) for model in (teacher, shell)]
-    return WeightPlan(family, teacher.config, config, classes, copied, constants, zero_rows, *count)
+    vocabulary = (teacher.config.vocab_size, shape.to_dict().get("vocab", teacher.config.vocab_size))
+    return WeightPlan(family, teacher.config, config, classes, copied, constants, zero_rows, *count, vocabulary)
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -222,6 +227,9 @@ def student_config(teacher_config: PretrainedConfig, shape: StudentShape, family
     """
     config = copy.deepcopy(teacher_config)
     for name, value in shape.to_dict().items():
+        if name == "vocab":
+            _set_vocabulary(config, value)
+            continue
         if name.endswith("_groups"):
             name, value = name.replace("groups", "layers"), len(value)
         for attribute, number in zip(*_attributes(family, name, value), strict=True):
@@ -229,6 +237,21 @@ def student_config(teacher_config: PretrainedConfig, shape: StudentShape, family
     if not family.own_head_size:
         _check_heads(config, family)
     return config
+
+
+def _set_vocabulary(config: PretrainedConfig, vocab: int | str) -> None:
+    """So many tokens; which ones, and with them their ids, only the training text can tell."""
+    if isinstance(vocab, str):
+        return
+    if vocab >= config.vocab_size:
+        raise ValueError(
+            f"vocab={vocab}, but the teacher has {config.vocab_size} tokens: give a smaller number, or leave it out"
+        )
+    config.vocab_size = vocab
+    if getattr(config, "decoder_vocab_size", None) is not None:
+        config.decoder_vocab_size = vocab
+    if config.pad_token_id is not None:
+        config.pad_token_id = min(config.pad_token_id, vocab - 1)  # Marian's is the last one
 
 
 def _attributes(family: Family, name: str, value: int | tuple[int, int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -298,7 +321,9 @@ def _groups(stack: str, config: PretrainedConfig, shape: StudentShape, family: F
 
 def _describe(plan: WeightPlan) -> str:
     teacher, student, family = plan.teacher_config, plan.student_config, plan.family
-    lines = [f"{family.name}: {plan.teacher_parameters:,} -> {plan.student_parameters:,} parameters"]
+    tokens, kept = plan.vocabulary
+    whole = " with the whole vocabulary" if isinstance(kept, str) else ""
+    lines = [f"{family.name}: {plan.teacher_parameters:,} -> {plan.student_parameters:,} parameters{whole}"]
     for name, attributes in family.shape.items():
         for attribute in attributes:
             old, new = getattr(teacher, attribute), getattr(student, attribute)
@@ -306,6 +331,8 @@ def _describe(plan: WeightPlan) -> str:
                 f"  {attribute if len(attributes) > 1 else name:<24} {old:>6} -> {new}"
                 + ("" if old != new else "  (unchanged)")
             )
+    if kept != tokens:
+        lines.append(f"  {'vocab':<24} {tokens:>6} -> {kept}" + ("  (counted before training)" if whole else ""))
     for stack in ("encoder", "decoder"):
         layered = next(c for c in plan.classes if c.weight_class.layered and c.weight_class.stack == stack)
         for layer, group in enumerate(layered.groups):

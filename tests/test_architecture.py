@@ -12,6 +12,7 @@ MODULES = sorted(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", 
 ORDER = [
     "families",
     "plan",
+    "vocabulary",
     "calibration",
     "starts",
     "model",
@@ -19,7 +20,7 @@ ORDER = [
     "distiller",
     "cli",
 ]  # each may import those before
-LEAVES = {"config", "card", "report", "corpus"}
+LEAVES = {"config", "card", "report", "corpus", "progress", "record"}
 SEAMS = {"sources", "objectives", "schedules", "teachers"}
 
 

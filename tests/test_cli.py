@@ -28,21 +28,23 @@ from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer, MarianMTModel
 
 import hf_weight_distill
-from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, cli, data
+from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, cli, data, planner
 from hf_weight_distill.cli import COMMANDS, build_parser, loading, main, plan
 from hf_weight_distill.cli.job import job_of
 from hf_weight_distill.cli.loading import PROGRAM
 from hf_weight_distill.cli.main import EPILOG, underscored
 from hf_weight_distill.cli.values import field_docs
+from hf_weight_distill.config import Tokenizer
 from hf_weight_distill.corpus import built_in_corpus
+from hf_weight_distill.evaluation import METRICS
 from hf_weight_distill.objectives import OBJECTIVES
 from hf_weight_distill.schedules import SCHEDULES
 from hf_weight_distill.sources import SOURCES
 
 FIELDS = [(cls, field.name) for cls in (StudentShape, WeightDistillConfig) for field in dataclasses.fields(cls)]
 SETTINGS = shlex.split(
-    "--decoder_layers 1 --source_options init=xavier activation=tanh --start random --calibration_sentences 0 "
-    "--pseudo_labels none --max_source_length 40 --max_target_length 40 "
+    "--decoder_layers 1 --source generator --source_options init=xavier activation=tanh "
+    "--start random --calibration_sentences 0 --pseudo_labels none --max_source_length 40 --max_target_length 40 "
     "--generator_args max_steps=3 logging_steps=1 per_device_train_batch_size=4 warmup_steps=0 "
     "--finetune_args max_steps=3 logging_steps=1 per_device_train_batch_size=4 warmup_steps=0 "
     "--test_num_beams 1 --test_batch_sizes 8 --license mit"
@@ -141,13 +143,17 @@ def test_the_help_knows_what_is_registered(name, registry):
     assert f"Known: {', '.join(registry)}." in distill_actions()[name].help
 
 
+def test_every_metric_can_be_chosen():
+    assert list(METRICS) == list(distill_actions()["test_metrics"].choices)
+
+
 def some(kind, rng, choices=()):
     """A random value of an annotated type; never the empty one that no flag stands for."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is typing.Any:
         return rng.choice([1, 1e-3, True, None, "no", "1", "1e-3", "", "a b=c", "null", [1, "x"], {"a": 1.0}])
     if origin is types.UnionType:
-        return some(rng.choice([one for one in inner if one is not types.NoneType]), rng)
+        return some(rng.choice([one for one in inner if one not in (types.NoneType, Tokenizer)]), rng)
     if origin is dict:
         return {f"key_{n}": some(inner[1], rng) for n in range(rng.randint(1, 3))}
     if origin is tuple:
@@ -318,9 +324,13 @@ def test_scores_are_printed_written_and_on_the_card(run):
 
 
 def test_progress_is_seen_and_noise_is_not(run):
-    *_, out, err = run
-    assert "3/3 [" in err and "'loss'" in out
-    assert out.count("'eval_loss'") >= 2, "--eval must be evaluated in both phases"
+    path, _, out, err = run
+    for phase in ("phase 1, generator", "phase 2, student"):
+        assert re.search(rf"{phase}: 3 updates in 0:\d\d, loss \d+\.\d\d, eval_loss \d+\.\d\d\n", err), err
+    assert "evaluation: 80 sentences in 0:" in err, "8 translated and 4 x 8 timed, by teacher and student"
+    assert "loss" not in out, "stdout is for results"
+    history = json.loads((path / "record.json").read_text())["history"]
+    assert all(sum("eval_loss" in entry for entry in history[phase]) == 3 for phase in ("generator", "finetune"))
     for noise in ("torchvision", "sacremoses", "pin_memory", "Loading weights", "Map:", "Filter:", "Writing model"):
         assert noise not in err, noise
 
@@ -395,7 +405,10 @@ def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
         (["--train", "DATA", "--finetune_args", "lr_scheduler_type=cosin"], "finetune_args: '?cosin'? is not a valid"),
         (["--train", "DATA", "--finetune_args", "eval_strategy=steps"], "there is no data: give --eval"),
         (["--train", "DATA", "--source", "generater"], "unknown weight source 'generater'; known: generator"),
-        (["--train", "DATA", "--source_options", "inti=x"], "the source 'generator' has no option inti; known: init"),
+        (
+            ["--train", "DATA", "--source", "generator", "--source_options", "inti=x"],
+            "the source 'generator' has no option inti; known: init",
+        ),
         (["--train", "DATA", "--finetune_objectives", "kll=1"], "unknown objective 'kll'"),
         (["--train", "DATA", "--schedules", "prun={}"], "unknown schedules prun; known"),
         (["--train", "DATA", "--start", "warm"], "invalid choice: 'warm'"),
@@ -534,7 +547,7 @@ def test_a_teacher_with_a_card_of_its_own_is_not_pushed(run, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "README.md").write_text("---\ntags: [translation]\n---\n# Teacher\n")
     code, _, err = call("push", tmp_path, "someone/student")
-    assert code == 2 and "lacks the tag 'weight-distillation'. Is it the teacher?" in err
+    assert code == 2 and "lacks the tag 'hf-weight-distill'. Is it the teacher?" in err
 
 
 def test_a_student_is_pushed_whole_in_one_commit_under_its_new_name(run, tmp_path):
@@ -589,9 +602,16 @@ def test_the_examples_of_the_help_run_one_after_the_other(folder, tmp_path, monk
     corpus = DatasetDict({split: Dataset.from_list(rows) for split, rows in tables.items()})
     monkeypatch.setattr(data, "_corpus", lambda: corpus)
     monkeypatch.chdir(tmp_path)
-    commands = [argv for argv in examples() if argv[0] in ("plan", "distill", "evaluate") and "--help" not in argv]
-    assert [argv[0] for argv in commands] == ["plan"] * 3 + ["distill"] * 3 + ["evaluate"] * 2
-    shrunk = {"Helsinki-NLP/opus-mt-en-de": str(folder / "teacher"), "max_steps=200": "max_steps=1"}
+    shown = ("plan", "distill", "evaluate", "report")
+    commands = [argv for argv in examples() if argv[0] in shown and "--help" not in argv]
+    assert [argv[0] for argv in commands] == ["plan"] * 5 + ["distill"] * 3 + ["evaluate"] * 2 + ["report"] * 2
+    shrunk = {
+        "Helsinki-NLP/opus-mt-en-de": str(folder / "teacher"),
+        "max_steps=400": "max_steps=1",
+        "30M": "20K",
+        "3": "1.1",
+    }
+    monkeypatch.setattr(planner, "NEW_TOKENS", 4)
     for text in shrunk:
         assert any(text in argv for argv in commands)
     for argv in commands:
@@ -599,6 +619,7 @@ def test_the_examples_of_the_help_run_one_after_the_other(folder, tmp_path, monk
         assert code == 0, (argv, err[-3000:])
     assert same_weights("runs/small/student", "runs/again/student")
     assert json.loads(Path("scores.json").read_text())["sentences"] == 1
+    assert Path("small.html").read_text() and Path("runs/small/report.html").exists()
 
 
 @pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in COMMANDS)])

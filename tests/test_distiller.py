@@ -10,7 +10,6 @@ import torch
 import yaml
 from datasets import Dataset
 from models import tiny_teacher
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 from training import arguments, random_features
@@ -104,7 +103,7 @@ def test_the_model_before_training_is_the_start(marian):
     distiller = load(marian)
     weights, student = distiller.model.student_weights(), distiller.model.materialize()
     assert all(torch.equal(weights[n], t) for n, t in tensors_of(student).items())
-    before = distiller.teacher.model.decoder.layers[0].state_dict()
+    before = distiller.teacher.model.decoder.layers[-1].state_dict()
     assert all(torch.equal(t, before[n]) for n, t in student.model.decoder.layers[0].state_dict().items())
 
 
@@ -243,10 +242,6 @@ def test_teachers_that_cannot_be(marian):
         WeightDistiller(GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=9)), student=SHAPE)
     with pytest.raises(ValueError, match="bfloat16 weights.*dtype=torch.float32"):
         WeightDistiller(tiny_teacher("t5").bfloat16(), student=SHAPE)
-    adapted = get_peft_model(tiny_teacher("t5"), LoraConfig(r=2, target_modules=["q"]))
-    for teacher in (adapted, adapted.base_model.model):
-        with pytest.raises(ValueError, match="PEFT adapters that are not merged.*merge_and_unload"):
-            WeightDistiller(teacher, student=SHAPE)
 
 
 def test_a_causal_checkpoint_is_refused_before_it_is_loaded(tmp_path):
@@ -317,7 +312,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_trained(marian
 
 
 def test_unknown_recipes_and_fields():
-    with pytest.raises(ValueError, match="unknown recipe 'best'; known: default, paper"):
+    with pytest.raises(ValueError, match="unknown recipe 'best'; known: default, generator, paper"):
         WeightDistiller(tiny_teacher("t5"), student=SHAPE, recipe="best")
     with pytest.raises(ValueError, match="unknown fields lr"):
         WeightDistillConfig.from_dict({"lr": 1})

@@ -9,9 +9,10 @@ import yaml
 
 from ..config import WeightDistillConfig
 from ..recipes import RECIPES
+from ..record import RUN_FILE, SCORES_FILE
 from .flags import SPELLING, add_comparison, add_shape, add_teacher, add_texts
 from .job import COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, Job, job_of
-from .loading import BUILT_IN_SPLITS, PROGRAM, load_distiller, load_pairs, quiet, say, users_own, write_json
+from .loading import BUILT_IN_SPLITS, PROGRAM, load_distiller, load_pairs, quiet, say, users_own
 from .values import add_fields, check_names
 
 if TYPE_CHECKING:
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
     from ..distiller import WeightDistiller
     from ..trainer import WeightDistillTrainingArguments
 
-SCORES_FILE = "scores.json"
 BARS_FROM = 50_000  # pairs; below, a progress bar of the data is gone before it is read
 
 SUMMARY = "make a student"
 USAGE = "TEACHER --train DATA --output_dir DIR [flags]"
 EPILOG = SPELLING
 DESCRIPTION = f"""\
-Distils: phase 1 trains a generator that makes the student's weights from the teacher's, phase 2 trains the student on.
-The student is saved as an ordinary checkpoint with tokenizer and model card; with --test, scores and speed of teacher
-and student are printed and stand in OUTPUT_DIR/{SCORES_FILE} and on the card.
+Distils: the student's weights are computed from the teacher's and fitted to what the teacher computes, then trained on.
+With --recipe generator or paper a generator of the weights is trained before that (phase 1). The student is saved as an
+ordinary checkpoint with tokenizer and model card; with --test, scores and speed of teacher and student are printed and
+stand in OUTPUT_DIR/{SCORES_FILE} and on the card.
 
 examples:
   {PROGRAM} distill Helsinki-NLP/opus-mt-en-de --train built-in --decoder_layers 1 --output_dir runs/small --dry_run
   {PROGRAM} distill Helsinki-NLP/opus-mt-en-de --train built-in --eval built-in --test built-in \\
-      --decoder_layers 1 --generator_args max_steps=200 --finetune_args max_steps=200 --output_dir runs/small
+      --decoder_layers 1 --finetune_args max_steps=400 --output_dir runs/small
   {PROGRAM} distill --config runs/small/weight_distill.yaml --output_dir runs/again
 """
 CONFIG_HELP = (
@@ -77,6 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
     with quiet():
         import datasets
 
+        from ..training_progress import TrainingProgress
+
         distiller = load_distiller(job)
         args = _check_settings(distiller, run)
         if args.should_save:
@@ -87,16 +90,19 @@ def run(arguments: argparse.Namespace) -> None:
             if flag in job.data
         }
         _check_pairs(distiller, pairs)
+        if len(pairs["train"]) >= BARS_FROM:
+            datasets.enable_progress_bars()
+        with args.main_process_first(desc="choosing the vocabulary"):
+            distiller.trim_vocabulary(pairs["train"])
         if arguments.dry_run:
             _print_job(job, distiller)
             return
-        if len(pairs["train"]) >= BARS_FROM:
-            datasets.enable_progress_bars()
         if args.should_save:
             say(str(distiller.plan).partition("\n")[0])
         try:
-            options = {"output_dir": run, "resume_from_checkpoint": arguments.resume}
-            distiller.distill(pairs["train"], pairs.get("eval"), **options)
+            with TrainingProgress() as progress:
+                options = {"output_dir": run, "resume_from_checkpoint": arguments.resume, "callbacks": [progress]}
+                distiller.distill(pairs["train"], pairs.get("eval"), **options)
         finally:
             if args.should_save:
                 _complete_run_file(run, job)
@@ -161,8 +167,6 @@ def _print_job(job: Job, distiller: "WeightDistiller") -> None:
 
 def _complete_run_file(run: Path, job: Job) -> None:
     """Adds to the file that repeats the run what only the command line knows: the data."""
-    from ..distiller import RUN_FILE
-
     file = run / RUN_FILE
     if file.exists():
         values = yaml.safe_load(file.read_text(encoding="utf-8")) | job.data
@@ -186,12 +190,12 @@ def _finish(
                 num_beams=arguments.test_num_beams,
                 batch_sizes=arguments.test_batch_sizes,
                 metrics=arguments.test_metrics,
+                progress=True,
             )
-            write_json(run / SCORES_FILE, comparison)
             print(comparison)
     finally:
         distiller.save_pretrained(save, **_card_fields(job, arguments))
-        say(f"the student is in {save}")
+        say(f"the student is in {save}; {PROGRAM} report {run} makes a page about the run")
 
 
 def _card_fields(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:

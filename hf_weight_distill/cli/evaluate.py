@@ -1,12 +1,13 @@
 """``hf-weight-distill evaluate``: compares teacher and student."""
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from ..config import WeightDistillConfig
 from .flags import add_comparison, add_teacher, add_texts
 from .job import COLUMN_FLAGS, LANGUAGE_FLAGS
-from .loading import PROGRAM, load_model, load_pairs, quiet, set_languages, users_own, write_json
+from .loading import PROGRAM, load_model, load_pairs, place, quiet, set_languages, users_own, write_json
 from .values import field_docs
 
 SUMMARY = "compare teacher and student"
@@ -38,25 +39,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     with quiet():
-        import torch
         from transformers import AutoTokenizer
 
+        from ..adapters import load_tokenizer
         from ..data import check_tokenizer
         from ..evaluation import compare
 
         models = [load_model(arguments.teacher, arguments.teacher_revision), load_model(arguments.student)]
         with users_own(arguments.teacher):
-            tokenizer = AutoTokenizer.from_pretrained(arguments.teacher, revision=arguments.teacher_revision or "main")
+            tokenizer = load_tokenizer(arguments.teacher, revision=arguments.teacher_revision or "main")
+        tokenizers = [tokenizer, tokenizer]
         with users_own(arguments.student):
-            check_tokenizer(tokenizer, models[1].config)
-        for model in models:
+            if models[1].config.vocab_size != models[0].config.vocab_size:  # trimmed: has a tokenizer of its own
+                with contextlib.suppress(OSError, ValueError, TypeError):  # none there: the teacher's is refused below
+                    tokenizers[1] = AutoTokenizer.from_pretrained(arguments.student)
+            check_tokenizer(tokenizers[1], models[1].config)
+        for model, tokenizer in zip(models, tokenizers, strict=True):
             set_languages(tokenizer, model, arguments.src_lang, arguments.tgt_lang)
-            model.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            place(model, arguments.device)
         columns = {name: getattr(arguments, name) for name in COLUMN_FLAGS}
         pairs = load_pairs("data", arguments.data, arguments.data_split, columns)
         comparison = compare(
             *models,
-            tokenizer,
+            tokenizers[0],
             [arguments.prefix + source for source in pairs["source"]],
             list(pairs["target"]),
             metrics=arguments.metrics,
@@ -64,6 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
             batch_sizes=arguments.batch_sizes,
             speed_sentences=arguments.speed_sentences,
             tokenize=arguments.tokenize,
+            progress=True,
+            student_tokenizer=tokenizers[1],
         )
     print(comparison)
     if arguments.json:

@@ -4,9 +4,9 @@ import argparse
 import shutil
 
 from ..config import StudentShape
-from .values import add_fields
+from .values import add_fields, registered
 
-METRIC_CHOICES = ("bleu", "chrf", "rouge")
+METRIC_CHOICES = registered("evaluation.py", "METRICS")
 SPELLING = """\
 how values are written:
   KEY=VALUE  --generator_args max_steps=500 learning_rate=1e-3 bf16=true   merged into the recipe's, key by key;

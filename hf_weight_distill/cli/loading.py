@@ -73,26 +73,33 @@ def users_own(what: str) -> Iterator[None]:
 
 def load_model(name: str, revision: str | None = None) -> "PreTrainedModel":
     import torch
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-    from ..families import family_of
+    from ..adapters import load_teacher
 
     with users_own(name):
-        family_of(AutoConfig.from_pretrained(name, revision=revision or "main"))
         # on a CPU plain attention trains small models about twice as fast in bf16 as the fused kernel
         kernel = None if torch.cuda.is_available() else "eager"
-        options = {"revision": revision or "main", "dtype": torch.float32, "attn_implementation": kernel}
-        return AutoModelForSeq2SeqLM.from_pretrained(name, **options).eval()
+        return load_teacher(name, revision=revision or "main", attn_implementation=kernel).eval()
+
+
+def place(model: "PreTrainedModel", device: str | None) -> "PreTrainedModel":
+    """Moves a model to the device that the user named, by default to a GPU, if there is one."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
 def load_distiller(job: Job) -> "WeightDistiller":
-    from transformers import AutoTokenizer
-
+    from ..adapters import load_tokenizer
     from ..distiller import WeightDistiller
 
     teacher = load_model(job.teacher, job.teacher_revision)
     with users_own(job.teacher):
-        tokenizer = AutoTokenizer.from_pretrained(job.teacher, revision=job.teacher_revision or "main")
+        tokenizer = load_tokenizer(job.teacher, revision=job.teacher_revision or "main")
     set_languages(tokenizer, teacher, job.data.get("src_lang"), job.data.get("tgt_lang"))
     return WeightDistiller(teacher, tokenizer, student=job.student, recipe=job.recipe, config=job.config)
 

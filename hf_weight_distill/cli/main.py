@@ -23,7 +23,7 @@ start here:
 exit codes: 0 done, 1 unexpected error, 2 wrong use (one line on stderr says what), 130 interrupted
 """
 
-COMMANDS = ("plan", "distill", "evaluate", "push", "demo")  # each a module of this package
+COMMANDS = ("plan", "distill", "evaluate", "report", "export", "push", "demo", "doctor")  # each a module here
 
 
 def build_parser() -> argparse.ArgumentParser:

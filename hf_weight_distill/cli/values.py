@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ..config import Pair
+from ..config import Pair, Vocab
 
 
 class _Yaml(yaml.SafeLoader):
@@ -99,6 +99,7 @@ _SPELLINGS: dict[Any, _Spelling] = {
     float: _Spelling("X", functools.partial(_number, kind=float)),
     str: _Spelling("TEXT", str),
     Pair: _Spelling("N [N]", _pair, "+"),
+    Vocab: _Spelling("N|from-data|DIR", str),
     tuple[tuple[int, ...], ...] | None: _Spelling("GROUP ...", _groups, "+"),
     dict[str, Any]: _ENTRIES,
     dict[str, float]: _ENTRIES,
@@ -154,9 +155,9 @@ def field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-def _registered(folder: str, registry: str) -> list[str]:
+def registered(file: str, registry: str) -> list[str]:
     """Keys of a dictionary in a module that would import torch, read from its source."""
-    tree = ast.parse((Path(__file__).parent.parent / folder / "__init__.py").read_text(encoding="utf-8"))
+    tree = ast.parse((Path(__file__).parent.parent / file).read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == registry:
             return [key.value for key in node.value.keys]
@@ -166,7 +167,7 @@ def _registered(folder: str, registry: str) -> list[str]:
 def _named_in(field: str) -> list[str]:
     """What may stand in a field that names modules of the package."""
     registry = "schedules" if field == "schedules" else "sources" if field.endswith("source") else "objectives"
-    return _registered(registry, registry.upper())
+    return registered(f"{registry}/__init__.py", registry.upper())
 
 
 def add_fields(parser: argparse._ActionsContainer, cls: type) -> None:

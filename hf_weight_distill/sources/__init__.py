@@ -1,6 +1,6 @@
 """Weight sources: teacher tensors in, student tensors out. One module each, one line here each."""
 
-from .base import ClassSpec, ClassStart, Projection, WeightSource, contract
+from .base import ClassSpec, ClassStart, Inspection, Projection, WeightSource, contract
 from .direct import Direct
 from .generator import Generator
 from .mpo import MPO
@@ -11,4 +11,15 @@ SOURCES: dict[str, type[WeightSource]] = {
     "mpo": MPO,
 }
 
-__all__ = ["MPO", "SOURCES", "ClassSpec", "ClassStart", "Direct", "Generator", "Projection", "WeightSource", "contract"]
+__all__ = [
+    "MPO",
+    "SOURCES",
+    "ClassSpec",
+    "ClassStart",
+    "Direct",
+    "Generator",
+    "Inspection",
+    "Projection",
+    "WeightSource",
+    "contract",
+]

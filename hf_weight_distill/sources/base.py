@@ -4,7 +4,7 @@ Sources receive tensors, shapes and axis names; they know neither models nor fam
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -70,6 +70,19 @@ class ClassSpec:
         return self.path.replace(".", "/")
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """What a source has learned about layers and axes, on the CPU.
+
+    Args:
+        mixing: ``{path: mix_SG}`` of the classes that are mixed from several teacher layers or scaled.
+        projections: ``{name: (S | 1, A, B)}``.
+    """
+
+    mixing: dict[str, Tensor] = field(default_factory=dict)
+    projections: dict[str, Tensor] = field(default_factory=dict)
+
+
 def contract(teacher: Tensor, mix: Tensor, out: Tensor | None = None, inner: Tensor | None = None) -> Tensor:
     r"""The teacher's tensors, mixed over layers and projected on both sides.
 
@@ -123,6 +136,10 @@ class WeightSource(nn.Module):
         The model puts them into its outputs under these names where an objective ``needs`` them.
         """
         return {}
+
+    def inspected(self) -> Inspection:
+        """A copy of what the source has learned about layers and axes, for the report."""
+        return Inspection()
 
     def slow_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters whose every step moves a whole matrix at once (projections, mixing) and that learn slower."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .base import ClassSpec, WeightSource, contract
+from .base import ClassSpec, Inspection, WeightSource, contract
 
 ACTIVATIONS = {"tanh": torch.tanh, "identity": lambda x: x}
 
@@ -120,12 +120,15 @@ class Generator(WeightSource):
 
     # --- the formula ---
 
+    def mixing(self, key: str) -> Tensor:
+        """``mix_SG`` of a class whose layers are mixed."""
+        mix = self.mix[key]
+        return torch.einsum("sgh,sh->sg", self.layer_matrix[key], mix) if key in self.layer_matrix else mix
+
     def generated(self, key: str) -> Tensor:
         """What the teacher contributes: ``scale * phi(contraction)``."""
         teacher = self.teacher[key]
-        mix = self.mix[key] if key in self.mix else torch.ones(teacher.shape[:2], device=teacher.device)
-        if key in self.layer_matrix:
-            mix = torch.einsum("sgh,sh->sg", self.layer_matrix[key], mix)
+        mix = self.mixing(key) if key in self.mix else torch.ones(teacher.shape[:2], device=teacher.device)
         sides = [self.projections[name] if name else None for name in self.axes[key]]
         weight = contract(teacher, mix, *sides)
         if key in self.plain:
@@ -140,6 +143,12 @@ class Generator(WeightSource):
             if key in shifts:
                 weight = weight + shifts[key]
         return weight
+
+    @torch.no_grad()
+    def inspected(self) -> Inspection:
+        """Mixing coefficients and projections."""
+        mixing = {path: self.mixing(key).cpu().clone() for key, path in self.paths.items() if key in self.mix}
+        return Inspection(mixing, {name: matrix.cpu().clone() for name, matrix in self.projections.items()})
 
     def slow_parameters(self) -> Iterator[nn.Parameter]:
         """Projections and mixing coefficients."""
