@@ -240,18 +240,18 @@ def student_config(teacher_config: PretrainedConfig, shape: StudentShape, family
 
 
 def _set_vocabulary(config: PretrainedConfig, vocab: int | str) -> None:
-    """So many tokens; which ones, and with them their ids, only the training text can tell."""
+    """So many tokens. Which ones only the training text can tell: until then ids are any that the model has."""
     if isinstance(vocab, str):
         return
     if vocab >= config.vocab_size:
         raise ValueError(
             f"vocab={vocab}, but the teacher has {config.vocab_size} tokens: give a smaller number, or leave it out"
         )
-    config.vocab_size = vocab
-    if getattr(config, "decoder_vocab_size", None) is not None:
-        config.decoder_vocab_size = vocab
-    if config.pad_token_id is not None:
-        config.pad_token_id = min(config.pad_token_id, vocab - 1)  # Marian's is the last one
+    for name, value in list(vars(config).items()):
+        if name in ("vocab_size", "decoder_vocab_size") and value is not None:
+            setattr(config, name, vocab)
+        elif name.endswith("_token_id") and isinstance(value, int):
+            setattr(config, name, min(value, vocab - 1))  # Marian's <pad> is and stays the last one
 
 
 def _attributes(family: Family, name: str, value: int | tuple[int, int]) -> tuple[tuple[str, ...], tuple[int, ...]]:

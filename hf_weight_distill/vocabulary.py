@@ -392,14 +392,17 @@ def save_trimmed(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], folder:
     """
     tokenizer.save_pretrained(folder)
     numbers = {old: new for new, old in enumerate(ids)}
+    tables = [file for name in (*_TABLES, "added_tokens.json") if (file := folder / name).exists()]
     if (folder / "tokenizer.json").exists():
         _edit_json(folder / "tokenizer.json", lambda state: _trim_state(state, numbers))
-    for file in (*_TABLES, "added_tokens.json"):
-        if (folder / file).exists():
-            _edit_json(folder / file, lambda table: {t: numbers[i] for t, i in table.items() if i in numbers})
+        for file in (*tables, *_spm_files(folder), folder / "merges.txt"):
+            file.unlink(missing_ok=True)  # the whole vocabulary once more, from older versions of transformers
+    else:
+        for file in tables:
+            _edit_json(file, lambda table: {t: numbers[i] for t, i in table.items() if i in numbers})
+        for file in _spm_files(folder):
+            _trim_spm(file, _read_json(folder / _table_of(file)))
     _edit_json(folder / "tokenizer_config.json", lambda config: _renumber_added(config, numbers))
-    for file in _spm_files(folder):
-        _trim_spm(file, _read_json(folder / _table_of(file)))
     (folder / KEPT_IDS).write_text(json.dumps(list(ids)), encoding="utf-8")
 
 
