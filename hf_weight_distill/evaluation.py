@@ -293,7 +293,7 @@ def _new_token_bound(model, longest_source: int) -> int:
 
 
 def generate_batch(model, batch, num_beams: int, max_new_tokens: int | None, generate_kwargs: Mapping[str, Any]):
-    """Output ids of a padded batch, with the bound on new tokens and the settings that every score and speed here has."""
+    """Output ids of a padded batch, with the bound on new tokens and the settings of every score and speed here."""
     options = {
         "num_beams": num_beams,
         "max_new_tokens": max_new_tokens or _new_token_bound(model, batch["input_ids"].shape[1]),

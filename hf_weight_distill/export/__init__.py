@@ -180,11 +180,11 @@ class _Trial:
         return size
 
     def _speeds(self, model: torch.nn.Module) -> dict[int, float]:
-        options = {"num_beams": 1}
-        return {
-            size: decoding_speed(model, self.tokenizer, self.sentences, batch_size=size, **options)["tokens_per_second"]
-            for size in BATCH_SIZES
-        }
+        speeds = {}
+        for size in BATCH_SIZES:
+            found = decoding_speed(model, self.tokenizer, self.sentences, batch_size=size, num_beams=1)
+            speeds[size] = found["tokens_per_second"]
+        return speeds
 
     def _refuse_float32(self, found: Agreement) -> None:
         if found.identical + found.ties == found.sentences and found.difference <= TOLERANCE:
