@@ -1,6 +1,7 @@
 # Each target makes its own environment in .venv, again whenever the packaging changes.
 #   make demo    trains a teacher, distils it three ways, compares them: under ten minutes, installing included
 #   make test    lint and tests;  make test-slow  the long ones
+#   make docs    the documentation site in site/, without a network
 # With a GPU: make clean, then make demo CONSTRAINTS=     (takes the newest torch instead of the pinned one)
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -28,8 +29,11 @@ test-slow: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(DEMO_DIR) build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(DEMO_DIR) site build dist .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
