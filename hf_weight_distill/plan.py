@@ -236,6 +236,13 @@ def student_config(teacher_config: PretrainedConfig, shape: StudentShape, family
             setattr(config, attribute, number)
     if not family.own_head_size:
         _check_heads(config, family)
+    elif config.num_layers < config.num_decoder_layers:
+        # transformers sizes the decoder's cache by num_layers, and generate fails with an IndexError
+        raise ValueError(
+            f"encoder_layers={config.num_layers} with decoder_layers={config.num_decoder_layers}: students of the "
+            f"{family.name} family with fewer encoder than decoder layers cannot generate in Transformers 5; give at "
+            "least as many encoder layers"
+        )
     return config
 
 

@@ -92,3 +92,12 @@ def test_parameter_counts_are_the_models():
     teacher = tiny_teacher("t5")
     plan = build_plan(teacher, StudentShape())
     assert plan.teacher_parameters == plan.student_parameters == teacher.num_parameters()
+
+
+@pytest.mark.parametrize("family", ["t5", "flan-t5", "mt5", "umt5"])
+def test_a_t5_that_could_not_generate_is_refused(family):
+    teacher = tiny_teacher(family)
+    with pytest.raises(ValueError, match="encoder_layers=2 with decoder_layers=4: .* cannot generate"):
+        build_plan(teacher, StudentShape(encoder_layers=2))
+    assert build_plan(teacher, StudentShape(encoder_layers=2, decoder_layers=2))
+    assert build_plan(tiny_teacher("marian"), StudentShape(encoder_layers=2))
