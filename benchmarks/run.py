@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from hf_weight_distill import WeightDistillConfig, WeightDistiller, WeightDistillTrainingArguments
 from hf_weight_distill.data import load_pairs, tokenize_pairs
 from hf_weight_distill.evaluation import compute_scores, decoding_speed, model_size, translate
-from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels
+from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
 
 HERE = Path(__file__).parent
 
@@ -57,7 +57,7 @@ def features(options: argparse.Namespace, distiller: WeightDistiller, gold: bool
         labelled = generate_pseudo_labels(
             distiller.teacher, distiller.tokenizer, pairs, options.labels, num_beams=options.num_beams, batch_size=64
         )
-        pairs = labelled.select_columns(["source", "teacher_target"]).rename_column("teacher_target", "target")
+        pairs = teacher_pairs(labelled)
     return tokenize_pairs(pairs, distiller.tokenizer)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from .families import WeightClass
+from .families import Family, WeightClass
 from .plan import WeightPlan, decoder_inputs, layer_count, tensors_of
 
 Batch = dict[str, Tensor]
@@ -80,7 +80,12 @@ def text_statistics(plan: WeightPlan, teacher: PreTrainedModel, batches: Iterabl
         return hook
 
     masks: dict[str, Tensor] = {}
-    watched = {module_of(row, n): watch(row, n) for row in rows.values() if _is_inner(row) for n in _layers(plan, row)}
+    watched = {
+        module_of(row, n): watch(row, n)
+        for row in rows.values()
+        if _is_inner(row)
+        for n in layers_of(row, plan.teacher_config, plan.family)
+    }
     with hooks(teacher, watched):
         for batch in batches:
             masks.update(token_masks(teacher, batch))
@@ -115,7 +120,11 @@ def norm_statistics(
 
     masks: dict[str, Tensor] = {}
     rows = [c.weight_class for c in plan.classes if c.weight_class.role == "norm_weight"]
-    watched = {module_of(row, layer): watch(row, layer) for row in rows for layer in _layers(plan, row)}
+    watched = {
+        module_of(row, layer): watch(row, layer)
+        for row in rows
+        for layer in layers_of(row, plan.teacher_config, plan.family)
+    }
     with hooks(teacher, watched):
         for batch in batches:
             masks.update(token_masks(teacher, batch))
@@ -155,10 +164,9 @@ def _is_inner(row: WeightClass) -> bool:
     return row.axes[-1] in ("vo", "ffn") or row.axes[0] == "qk"
 
 
-def _layers(plan: WeightPlan, row: WeightClass) -> range:
-    if not row.layered:
-        return range(1)
-    return range(layer_count(plan.teacher_config, row.stack, plan.family))
+def layers_of(row: WeightClass, config: PretrainedConfig, family: Family) -> range:
+    """The layers of a model that own a parameter of a class."""
+    return range(layer_count(config, row.stack, family)) if row.layered else range(1)
 
 
 def _energies(plan: WeightPlan, teacher: PreTrainedModel, rows: dict, sums: dict) -> dict[tuple[str, str], Tensor]:
@@ -167,7 +175,7 @@ def _energies(plan: WeightPlan, teacher: PreTrainedModel, rows: dict, sums: dict
         if not _is_inner(row):
             continue
         layers = []
-        for layer in _layers(plan, row):
+        for layer in layers_of(row, plan.teacher_config, plan.family):
             total, squares, count = sums[path, layer]
             if row.axes[0] == "model":
                 layers.append(squares / count * tensors[path.format(layer)].detach().cpu().double().square().sum(0))

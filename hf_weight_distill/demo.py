@@ -40,7 +40,7 @@ from .objectives import build_objectives
 from .progress import clock
 from .recipes import recipe_config
 from .report import loss_curves, quality_against_speed
-from .teachers.pseudo_labels import generate_pseudo_labels
+from .teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
 from .trainer import WeightDistillTrainer, WeightDistillTrainingArguments
 from .training_progress import TrainingProgress
 
@@ -237,8 +237,7 @@ class _Demo:
         labelled = generate_pseudo_labels(
             distiller.teacher, distiller.tokenizer, pairs, folder, num_beams=s.num_beams, batch_size=64
         )
-        taught = labelled.select_columns(["source", "teacher_target"]).rename_column("teacher_target", "target")
-        return taught.filter(lambda row: bool(row["target"].strip()))
+        return teacher_pairs(labelled)
 
     def distill(self, key: str, taught: Dataset) -> WeightDistiller:
         arm, s = self.arms[key], self.settings

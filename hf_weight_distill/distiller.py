@@ -35,17 +35,18 @@ from .config import StudentShape, WeightDistillConfig
 from .data import check_features, check_tokenizer, load_pairs, tokenize_pairs
 from .evaluation import Comparison, compare
 from .families import family_of
+from .files import write_json
 from .hub import check_repo_id, push_folder
 from .model import WeightDistillModel, check_source
 from .objectives import OBJECTIVES, build_objectives
 from .plan import WeightPlan, build_plan, decoder_inputs, stock_student, tensors_of
 from .recipes import recipe_config
-from .record import RUN_FILE, SCORES_FILE, RunRecord, write_json
+from .record import RUN_FILE, SCORES_FILE, RunRecord
 from .schedules import SCHEDULES, build_schedules
 from .sources import SOURCES, Inspection
 from .starts import random_start, student_start, teacher_start
 from .teachers.logit_cache import TeacherCache, build_teacher_cache
-from .teachers.pseudo_labels import generate_pseudo_labels
+from .teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
 from .trainer import (
     WeightDistillTrainer,
     WeightDistillTrainingArguments,
@@ -305,8 +306,7 @@ class WeightDistiller:
                 prefix=config.prefix,
                 device=self._device,
             )
-        taught = labelled.select_columns(["source", "teacher_target"]).rename_column("teacher_target", "target")
-        taught = taught.filter(_has_target)
+        taught = teacher_pairs(labelled)
         return taught if config.pseudo_labels == "replace" else concatenate_datasets([pairs, taught])
 
     def _collator(self) -> Callable:
@@ -781,10 +781,6 @@ def _moved(before: Inspection, after: Inspection, name: str) -> float:
     """Length of the way of a projection, relative to its norm at the start."""
     start, end = before.projections[name], after.projections[name]
     return ((end - start).norm() / start.norm()).item()
-
-
-def _has_target(row: dict[str, str]) -> bool:
-    return bool(row["target"].strip())
 
 
 def _write_whole(folder: Path, write: Callable[[Path], Any]) -> None:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .calibration import Batch, hooks, module_of, token_masks
-from .plan import ClassPlan, WeightPlan, decoder_inputs, fixed_tensors, layer_count, stock_student, tensors_of
+from .calibration import Batch, hooks, layers_of, module_of, token_masks
+from .plan import ClassPlan, WeightPlan, decoder_inputs, fixed_tensors, stock_student, tensors_of
 from .sources.base import ClassStart
 
 RIDGE = 1e-3  # of the mean energy of an input
@@ -141,8 +141,7 @@ class _Reconstruction:
 
     def _norms(self, model: PreTrainedModel) -> list[str]:
         rows = [c.weight_class for c in self.plan.classes if c.weight_class.role == "norm_weight"]
-        counts = [layer_count(model.config, row.stack, self.plan.family) if row.layered else 1 for row in rows]
-        return [module_of(row, n) for row, count in zip(rows, counts, strict=True) for n in range(count)]
+        return [module_of(row, n) for row in rows for n in layers_of(row, model.config, self.plan.family)]
 
     def _memories(self, model: PreTrainedModel) -> list[Tensor]:
         """What the decoder looks at, computed once."""

@@ -11,11 +11,12 @@ scores.json            teacher and student on the test set, with their outputs
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from .files import write_json
 
 RUN_FILE = "weight_distill.yaml"
 RECORD_FILE = "record.json"
@@ -37,14 +38,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}, expected a JSON object: delete it")
     return content
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """All of the file or none of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}-{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(file)
 
 
 class RunRecord:

@@ -38,10 +38,11 @@ from torch.nn.functional import log_softmax
 from transformers import DataCollatorForSeq2Seq
 
 from hf_weight_distill.evaluation import inference, length_batches
+from hf_weight_distill.files import write_whole
 from hf_weight_distill.progress import Stage
 from hf_weight_distill.top_k import TopKDistribution, lump
 
-from .resumable import claim, library_versions, placed, provenance_of, tokenizer_fingerprint, write_whole
+from .resumable import claim, library_versions, placed, provenance_of, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 

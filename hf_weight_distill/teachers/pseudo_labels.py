@@ -32,9 +32,10 @@ import datasets
 import torch
 
 from hf_weight_distill.evaluation import encode_sources, inference, length_batches, pad_batch
+from hf_weight_distill.files import write_json
 from hf_weight_distill.progress import Stage
 
-from .resumable import claim, hash_strings, library_versions, placed, provenance_of, write_json
+from .resumable import claim, hash_strings, library_versions, placed, provenance_of
 
 logger = logging.getLogger(__name__)
 
@@ -213,6 +214,20 @@ def _check_arguments(teacher, pairs, search: _Search, shard_size: int) -> None:
             f"the teacher has {positions} positions, but max_source_length={search.max_source_length} and "
             f"max_target_length={search.max_target_length}: use at most {positions}"
         )
+
+
+def teacher_pairs(labelled: datasets.Dataset) -> datasets.Dataset:
+    """Pairs of source and the teacher's translation as ``target``; rows that the teacher left empty are dropped.
+
+    Args:
+        labelled: what :func:`generate_pseudo_labels` returned.
+    """
+    taught = labelled.select_columns(["source", "teacher_target"]).rename_column("teacher_target", "target")
+    return taught.filter(_has_target)
+
+
+def _has_target(row: dict[str, str]) -> bool:
+    return bool(row["target"].strip())
 
 
 def generate_pseudo_labels(

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import datasets
 import tokenizers
 import torch
 import transformers
+
+from hf_weight_distill.files import write_json
 
 PROVENANCE = "provenance.json"
 # Recorded for people, not compared: the same weights under another name, revision, version or cut into other shards
@@ -139,26 +140,6 @@ def _read_provenance(folder: Path, what: str) -> dict[str, Any] | None:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}): choose another output_dir or delete this one") from error
-
-
-# ------------------------------------------------------------------------------------------------------------ files
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """All of the file or none of it, whenever the power goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """JSON by :func:`write_whole`."""
-    text = json.dumps(content, ensure_ascii=False, indent=1)
-    write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
 
 # ---------------------------------------------------------------------------------------------------- while it runs
