@@ -32,6 +32,11 @@ class Arm:
     gold: bool = False
 
 
+_COPIED = {"layers": "first", "reconstruction": "none"}
+_KL = {"generator_objectives": {"kl": 1.0}, "finetune_objectives": {"kl": 1.0}}
+_PAPER = {"source_options": RECIPES["paper"].source_options, "start": "random"}
+
+
 def _copied(layers: str = "first", **config: Any) -> Arm:
     return Arm({"source": "direct", "layers": layers, "reconstruction": "none", **config})
 
@@ -40,18 +45,15 @@ def _fitted(**config: Any) -> Arm:
     return Arm({"source": "direct", **config})
 
 
-def _generator(phase1: float, projection_lr_factor: float = 0.05, fitted: bool = False, **options: Any) -> Arm:
-    start = {} if fitted else {"layers": "first", "reconstruction": "none"}
-    args = {"projection_lr_factor": projection_lr_factor}
-    return Arm({"source": "generator", "source_options": options, **start}, phase1=phase1, args=args)
+def _generator(phase1: float, config: dict[str, Any], **options: Any) -> Arm:
+    return Arm({"source": "generator", "source_options": options, **config}, phase1, {"projection_lr_factor": 0.05})
 
 
 def _opdf(sites: int, on: str = "copied") -> Arm:
     mpo = {"unit_sites": sites}
-    start = {"layers": "first", "reconstruction": "none"}
     if on == "copied":
-        return Arm({"source": "mpo", "source_options": mpo, **start}, phase1=1.0)
-    config = {"source": "generator", "finetune_source": "mpo", "finetune_source_options": mpo, **start}
+        return Arm({"source": "mpo", "source_options": mpo, **_COPIED}, phase1=1.0)
+    config = {"source": "generator", "finetune_source": "mpo", "finetune_source_options": mpo, **_COPIED}
     return Arm(config, phase1=0.5, finetune_rate=0.3)
 
 
@@ -60,9 +62,6 @@ def _pruned(sparsity: float, self_distilled: bool) -> Arm:
     schedule = {"magnitude_pruning": {"sparsity": sparsity, "steps": 8, "end": 0.7}}
     return Arm({"source": "direct", "finetune_objectives": objectives, "schedules": schedule})
 
-
-_KL = {"generator_objectives": {"kl": 1.0}, "finetune_objectives": {"kl": 1.0}}
-_PAPER = {"source_options": RECIPES["paper"].source_options, "start": "random"}
 
 ARMS: dict[str, Arm] = {
     "random-ce": Arm({"source": "direct", "start": "random"}, gold=True),
@@ -79,14 +78,19 @@ ARMS: dict[str, Arm] = {
     "fitted": _fitted(),
     "fitted-kl": _fitted(**_KL),
     "fitted-importance": _fitted(width="importance"),
-    "generator-fitted": _generator(0.5, fitted=True),
-    "generator-fitted-short": _generator(0.1, fitted=True),
+    "generator-fitted": _generator(0.5, {}),
+    "generator-fitted-short": _generator(0.1, {}),
+    "generator-fitted-long": _generator(1.0, {}),
+    "generator-fitted-kl": _generator(0.5, _KL),
+    "generator-fitted-no-shift": _generator(0.5, {}, shift=False),
+    "generator-fitted-scale": _generator(0.5, {}, scale=True),
+    "generator-fitted-own-projections": _generator(0.5, {}, share=False),
     "paper": Arm(_PAPER, phase1=0.5, args={"projection_lr_factor": 1.0}),
-    "generator-short": _generator(0.1),
-    "generator": _generator(0.5),
-    "generator-long": _generator(1.0),
-    "generator-scale": _generator(0.5, scale=True),
-    "generator-own-projections": _generator(0.5, share=False),
+    "generator-short": _generator(0.1, _COPIED),
+    "generator": _generator(0.5, _COPIED),
+    "generator-long": _generator(1.0, _COPIED),
+    "generator-scale": _generator(0.5, _COPIED, scale=True),
+    "generator-own-projections": _generator(0.5, _COPIED, share=False),
     **{f"opdf-{sites}": _opdf(sites) for sites in (0, 1, 3)},
     **{f"generator-opdf-{sites}": _opdf(sites, "generator") for sites in (0, 1, 3)},
     **{f"pruned-{share:.0%}": _pruned(share, False) for share in (0.5, 0.7, 0.9)},

@@ -47,6 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--runs", type=Path, default=HERE / "runs")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="folder for the students, a folder each")
     return parser.parse_args()
 
 
@@ -85,9 +86,13 @@ def training_arguments(
     )
 
 
+def run_name(options: argparse.Namespace, arm: str, rate: float, seed: int) -> str:
+    return f"{options.student}-{arm}-{options.updates}-{rate:g}-{seed}"
+
+
 def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
     """One arm at one learning rate with one seed: trains, scores validation and test."""
-    arm, folder = ARMS[name], options.runs / f"{options.student}-{name}-{options.updates}-{rate:g}-{seed}"
+    arm, folder = ARMS[name], options.runs / run_name(options, name, rate, seed)
     config = replace(WeightDistillConfig(pseudo_labels="none", label_smoothing=0.1), **arm.config)
     distiller = WeightDistiller.from_pretrained(
         options.teacher, student=STUDENTS[options.student], config=config, attn_implementation="eager"
@@ -113,6 +118,8 @@ def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
         row = scores(options, distiller, student) | {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
         if distiller.summary:
             row["sparsity"] = distiller.summary["magnitude_pruning"]["sparsity"]["total"]
+        if options.keep:
+            distiller.save_pretrained(options.keep / folder.name)
     except FloatingPointError as error:
         row = {"validation_bleu": 0.0, "test_bleu": 0.0, "failed": str(error)}
     shutil.rmtree(folder, ignore_errors=True)
@@ -162,7 +169,7 @@ def main() -> None:
         if translations is not None:
             folder = options.results.parent / "translations"
             folder.mkdir(exist_ok=True)
-            file = folder / f"{options.student}-{name}-{options.updates}-{rate:g}-{seed}.txt.gz"
+            file = folder / f"{run_name(options, name, rate, seed)}.txt.gz"
             file.write_bytes(gzip.compress("".join(f"{line}\n" for line in translations).encode(), mtime=0))
         with options.results.open("a", encoding="utf-8") as results:
             results.write(json.dumps(row) + "\n")
