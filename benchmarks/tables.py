@@ -1,6 +1,10 @@
 """Prints the results file as Markdown: for each arm its best learning rate on validation, mean and spread over seeds.
 
-python benchmarks/tables.py --student 4+1 --updates 300
+    python benchmarks/tables.py --student 4+1 --updates 300
+
+The last column holds every learning rate that was tried, with its mean validation BLEU; 0 is a run whose loss was no
+number any more. ``minutes`` are CPU minutes where the run recorded them, with the closed form, the teacher's forward
+passes and the scoring in them, and the wall clock of a busy machine where it did not (``~``).
 """
 
 import argparse
@@ -17,12 +21,17 @@ def load(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def best(rows: list[dict]) -> list[list[dict]]:
-    """The runs of each arm at the learning rate with the best mean validation BLEU."""
+def by_rate(rows: list[dict]) -> dict[str, dict[float, list[dict]]]:
+    """``{arm: {learning rate: runs}}``, arms in the order of the file."""
     groups: dict[str, dict[float, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[row["arm"]][row["learning_rate"]].append(row)
-    return [max(rates.values(), key=lambda g: mean(g, "validation_bleu")) for rates in groups.values()]
+    return groups
+
+
+def best(rows: list[dict]) -> list[list[dict]]:
+    """The runs of each arm at the learning rate with the best mean validation BLEU."""
+    return [max(rates.values(), key=lambda g: mean(g, "validation_bleu")) for rates in by_rate(rows).values()]
 
 
 def mean(rows: list[dict], field: str) -> float:
@@ -35,17 +44,28 @@ def cell(rows: list[dict], field: str) -> str:
     return f"{mean(rows, field):.1f}{spread}"
 
 
+def cost(rows: list[dict]) -> str:
+    """Minutes of a run."""
+    measured = [row for row in rows if "cpu_seconds" in row]
+    if measured:
+        return f"{mean(measured, 'cpu_seconds') / 60:.1f}"
+    return f"~{mean(rows, 'seconds') / 60:.1f}" if "seconds" in rows[0] else ""
+
+
 def table(rows: list[dict]) -> str:
-    """One line an arm, in the order of the file."""
+    """One line an arm, the best on validation first."""
     lines = [
-        "| arm | learning rate | seeds | validation BLEU | test BLEU | test chrF | minutes |",
-        "|---|---|---|---|---|---|---|",
+        "| arm | learning rate | seeds | validation BLEU | test BLEU | chrF | minutes | rates tried: validation BLEU |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for group in best(rows):
+    rates = by_rate(rows)
+    for group in sorted(best(rows), key=lambda group: -mean(group, "validation_bleu")):
         first = group[0]
         scores = " | ".join(cell(group, field) for field in ("validation_bleu", "test_bleu", "test_chrf"))
-        minutes = mean(group, "seconds") / 60 if "seconds" in first else float("nan")
-        lines.append(f"| {first['arm']} | {first['learning_rate']:g} | {len(group)} | {scores} | {minutes:.1f} |")
+        tried = ", ".join(f"{r:g}: {mean(g, 'validation_bleu'):.1f}" for r, g in sorted(rates[first["arm"]].items()))
+        lines.append(
+            f"| `{first['arm']}` | {first['learning_rate']:g} | {len(group)} | {scores} | {cost(group)} | {tried} |"
+        )
     return "\n".join(lines)
 
 

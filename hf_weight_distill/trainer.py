@@ -203,7 +203,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         if self.teacher_cache is not None:
             teacher_outputs = self.teacher_cache.distribution(inputs[COLUMN])
         elif self.teacher is not None:
-            with torch.no_grad():
+            with torch.no_grad(), self.accelerator.autocast():  # Accelerate wraps the trained model's forward alone
                 teacher_outputs = self.teacher(**features, use_cache=False, **self.outputs_needed)
         tokens = num_items_in_batch if num_items_in_batch is not None else labels.ne(-100).sum()
         total = labels.new_zeros((), dtype=torch.float32)

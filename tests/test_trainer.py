@@ -211,6 +211,15 @@ def test_sharding_is_refused_in_phase_1(tmp_path):
         refuse_in_phase_1(args)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_live_teacher_runs_in_the_precision_of_the_training(bf16, tmp_path):
+    teacher, student = build("finetune")
+    heard = []
+    teacher.lm_head.register_forward_hook(lambda module, args, output: heard.append(output.dtype))
+    trainer_of(student, teacher, arguments(tmp_path, max_steps=1, bf16=bf16), {"kl": 1.0}).train()
+    assert heard == [torch.bfloat16 if bf16 else torch.float32]
+
+
 def test_an_objective_without_its_teacher_is_refused(tmp_path):
     _, model = build()
     with pytest.raises(ValueError, match="the objective kl needs a live teacher"):
