@@ -174,6 +174,22 @@ def test_shared_projections_are_one_parameter_for_the_whole_stream():
     assert "model" not in own.projections and len(own.projections) > len(shared.projections)
 
 
+def test_heads_and_neurons_are_picked_and_only_the_stream_is_projected():
+    teacher = tiny_teacher("marian")
+    plan = build_plan(teacher, SHAPE)
+    start = teacher_start(plan, teacher)
+    source = WeightDistillModel(plan, teacher, start, "generator", {}).source
+    assert set(source.projections) == {"model"} | {k for k in source.projections if "layer_norm" in k}
+    path = "model.decoder.layers.{}.fc1.weight"  # (neurons, stream)
+    [groups] = [c.groups for c in plan.generated if c.path == path]
+    neurons_SOP = start[path].projections[0].matrix
+    for s, group in enumerate(groups):
+        kept = [o for p in range(neurons_SOP.shape[2]) for o in range(neurons_SOP.shape[1]) if neurons_SOP[s, o, p]]
+        for g, layer in enumerate(group):
+            rows = teacher.get_parameter(path.format(layer))[kept]
+            assert torch.equal(source.teacher[path.replace(".", "/")][s, g], rows)
+
+
 def test_random_student_weights_cannot_start_a_generator():
     teacher = tiny_teacher("marian")
     plan = build_plan(teacher, SHAPE)

@@ -24,8 +24,9 @@ class Generator(WeightSource):
         activation: ``"identity"`` or the published ``"tanh"``.
         scale: whether ``scale`` is learned (else 1).
         shift: whether ``shift`` is learned (else what the start needs, fixed).
-        share: projections with one key are one parameter: one matrix for the residual stream, one for each module's
-            inner axis. Off: every class has projections of its own, as published.
+        share: projections with one key are one parameter: one matrix for the whole residual stream. Off: every class
+            has projections of its own, as published. Heads and neurons that a start picks are picked for good: what
+            follows them acts on each alone, so that a mixture of them means nothing, and a projection costs much.
 
     Relations:
         With ``init="xavier"`` this is the published generator, parameter for parameter: the mixing vector is the
@@ -91,12 +92,13 @@ class Generator(WeightSource):
                 f"{spec.path}: the generator cannot start from random student weights, which are no function of the "
                 "teacher's; use start='teacher', or source_options={'init': 'xavier'}"
             )
+        self.teacher[spec.key] = _picked(spec)
         if spec.changed:
             self.mix[spec.key] = nn.Parameter(start.mix.clone())
         names: list[str | None] = []
         for axis, projection in enumerate(start.projections):
             name = None
-            if projection is not None:
+            if projection is not None and _picks(spec, axis) is None:
                 name = (projection.key if share else f"{spec.path}/{axis}").replace(".", "/")
                 if name not in self.projections:
                     self.projections[name] = nn.Parameter(projection.matrix.clone())
@@ -154,6 +156,28 @@ class Generator(WeightSource):
         """Projections and mixing coefficients."""
         for parameters in (self.projections, self.mix, self.layer_matrix):
             yield from parameters.values()
+
+
+def _picks(spec: ClassSpec, axis: int) -> Tensor | None:
+    """``(S | 1, P)``: which heads' dimensions or neurons the start takes, where it takes them as they are."""
+    projection = spec.start.projections[axis]
+    if projection is None or spec.axes[axis] == "model":
+        return None
+    matrix_SOP = projection.matrix
+    one_of_each = (matrix_SOP.count_nonzero(dim=1) == 1) & (matrix_SOP.sum(dim=1) == 1)
+    return matrix_SOP.argmax(dim=1) if one_of_each.all() else None
+
+
+def _picked(spec: ClassSpec) -> Tensor:
+    """``T_SGOI`` or ``T_SGO`` with the heads and neurons that the start takes, and no others."""
+    teacher = spec.teacher
+    for axis in range(len(spec.axes)):
+        picks_SP = _picks(spec, axis)
+        if picks_SP is not None:
+            shape = [1] * teacher.ndim
+            shape[0], shape[2 + axis] = picks_SP.shape
+            teacher = teacher.take_along_dim(picks_SP.view(shape), dim=2 + axis)
+    return teacher
 
 
 class _Frozen(nn.Module):
