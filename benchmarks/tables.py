@@ -1,5 +1,6 @@
 """Prints the results file as Markdown: for each arm its best learning rate on validation, mean and spread over seeds.
 
+    python benchmarks/tables.py
     python benchmarks/tables.py --student 4+1 --updates 300
 
 The last column holds every learning rate that was tried, with its mean validation BLEU; 0 is a run whose loss was no
@@ -72,11 +73,15 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
-    parser.add_argument("--student", required=True)
-    parser.add_argument("--updates", type=int, required=True)
+    parser.add_argument("--student", help="one student only")
+    parser.add_argument("--updates", type=int, help="one budget only")
     options = parser.parse_args()
-    rows = [r for r in load(options.results) if (r["student"], r["updates"]) == (options.student, options.updates)]
-    print(table(rows))
+    groups: dict[tuple[str, int], list[dict]] = defaultdict(list)
+    for row in load(options.results):
+        if options.student in (None, row["student"]) and options.updates in (None, row["updates"]):
+            groups[row["student"], row["updates"]].append(row)
+    for (student, updates), rows in groups.items():
+        print(f"### {student}, {updates:,} updates\n\n{table(rows)}\n")
 
 
 if __name__ == "__main__":
