@@ -119,6 +119,7 @@ def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
         if distiller.summary:
             row["sparsity"] = distiller.summary["magnitude_pruning"]["sparsity"]["total"]
         if options.keep:
+            shutil.rmtree(options.keep / folder.name, ignore_errors=True)
             distiller.save_pretrained(options.keep / folder.name)
     except FloatingPointError as error:
         row = {"validation_bleu": 0.0, "test_bleu": 0.0, "failed": str(error)}
