@@ -27,7 +27,8 @@ ELSEWHERE = {"benchmarks.md": "benchmarks/README.md", "changelog.md": "CHANGELOG
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that lie outside docs/, and one with the help of every command."""
     for name, path in ELSEWHERE.items():
-        files.append(File.generated(config, name, content=(ROOT / path).read_text(encoding="utf-8")))
+        content = (ROOT / path).read_text(encoding="utf-8").replace("](../docs/", "](")
+        files.append(File.generated(config, name, content=content))
     files.append(File.generated(config, "api/cli.md", content=command_line()))
     return files
 
