@@ -20,6 +20,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", required=True, nargs="+")
     parser.add_argument("--updates", required=True, nargs="+", type=int)
+    parser.add_argument("--runtime", default="ctranslate2 float32")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--speed", type=Path, default=HERE / "speed.json")
@@ -30,7 +31,7 @@ def parse() -> argparse.Namespace:
 def speeds(options: argparse.Namespace) -> tuple[dict[str, float], float]:
     """Times the teacher's speed by shape, and the teacher's BLEU."""
     rows = json.loads(options.speed.read_text(encoding="utf-8"))
-    setting = ("transformers", 1, options.batch_size)
+    setting = (options.runtime, 1, options.batch_size)
     rows = {r["model"]: r for r in rows if (r["runtime"], r["num_beams"], r["batch_size"]) == setting}
     teacher = rows.pop("teacher")
     speed = teacher["tokens_per_second"]
@@ -53,8 +54,9 @@ def main() -> None:
         style = {"s": 60, "marker": marker, "color": colour, "edgecolor": "white", "zorder": 3}
         axes.scatter(*zip(*points, strict=True), label=f"{arm}, {updates:,} updates", **style)
     for student in options.students:
-        axes.annotate(student, (shapes[student], -1), xytext=(0, 4), textcoords="offset points", ha="center")
-    axes.set(xlabel=f"greedy decoding, times the teacher's speed (batch {options.batch_size})", ylabel="BLEU, test set")
+        axes.text(shapes[student], 1.01, student, rotation=90, ha="center", transform=axes.get_xaxis_transform())
+    setting = f"{options.runtime}, batch {options.batch_size}"
+    axes.set(xlabel=f"greedy decoding, times the teacher's speed ({setting})", ylabel="BLEU, test set")
     axes.set_ylim(bottom=-1)
     axes.grid(alpha=0.25)
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
