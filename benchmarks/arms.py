@@ -38,7 +38,7 @@ _PAPER = {"source_options": RECIPES["paper"].source_options, "start": "random"}
 
 
 def _copied(layers: str = "first", **config: Any) -> Arm:
-    return Arm({"source": "direct", "layers": layers, "reconstruction": "none", **config})
+    return Arm({"source": "direct", **_COPIED, "layers": layers, **config})
 
 
 def _fitted(**config: Any) -> Arm:

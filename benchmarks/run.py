@@ -22,14 +22,13 @@ from pathlib import Path
 import torch
 from arms import ARMS, STUDENTS, Arm
 from datasets import Dataset
+from tables import HERE, load, run_name
 from transformers import PreTrainedModel
 
 from hf_weight_distill import WeightDistillConfig, WeightDistiller, WeightDistillTrainingArguments
 from hf_weight_distill.data import load_pairs, tokenize_pairs
 from hf_weight_distill.evaluation import compute_scores, decoding_speed, model_size, translate
 from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
-
-HERE = Path(__file__).parent
 
 
 def parse() -> argparse.Namespace:
@@ -86,13 +85,11 @@ def training_arguments(
     )
 
 
-def run_name(options: argparse.Namespace, arm: str, rate: float, seed: int) -> str:
-    return f"{options.student}-{arm}-{options.updates}-{rate:g}-{seed}"
-
-
 def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
     """One arm at one learning rate with one seed: trains, scores validation and test."""
-    arm, folder = ARMS[name], options.runs / run_name(options, name, rate, seed)
+    key = {"teacher": Path(options.teacher).name, "student": options.student, "arm": name, "seed": seed}
+    setting = {"budget": "updates", "updates": options.updates, "learning_rate": rate, "phase1": ARMS[name].phase1}
+    arm, folder = ARMS[name], options.runs / run_name(key | setting)
     config = replace(WeightDistillConfig(pseudo_labels="none", label_smoothing=0.1), **arm.config)
     distiller = WeightDistiller.from_pretrained(
         options.teacher, student=STUDENTS[options.student], config=config, attn_implementation="eager"
@@ -126,8 +123,6 @@ def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
     shutil.rmtree(folder, ignore_errors=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} thread(s)"
-    key = {"teacher": Path(options.teacher).name, "student": options.student, "arm": name, "seed": seed}
-    setting = {"budget": "updates", "updates": options.updates, "learning_rate": rate, "phase1": arm.phase1}
     return key | setting | row | {"commit": commit.strip(), "device": device}
 
 
@@ -153,7 +148,7 @@ def scores(options: argparse.Namespace, distiller: WeightDistiller, student: Pre
 def finished(options: argparse.Namespace) -> set[tuple]:
     if not options.results.exists():
         return set()
-    rows = [json.loads(line) for line in options.results.read_text(encoding="utf-8").splitlines()]
+    rows = load(options.results)
     return {(r["teacher"], r["student"], r["arm"], r["updates"], r["learning_rate"], r["seed"]) for r in rows}
 
 
@@ -170,7 +165,7 @@ def main() -> None:
         if translations is not None:
             folder = options.results.parent / "translations"
             folder.mkdir(exist_ok=True)
-            file = folder / f"{run_name(options, name, rate, seed)}.txt.gz"
+            file = folder / f"{run_name(row)}.txt.gz"
             file.write_bytes(gzip.compress("".join(f"{line}\n" for line in translations).encode(), mtime=0))
         with options.results.open("a", encoding="utf-8") as results:
             results.write(json.dumps(row) + "\n")

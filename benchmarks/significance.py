@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
-from tables import HERE, best, load
+from tables import HERE, best, load, run_name
 
 from hf_weight_distill.data import load_pairs
 
@@ -30,8 +30,7 @@ def parse() -> argparse.Namespace:
 
 def translations(folder: Path, row: dict) -> list[str]:
     """What a run made of the test set."""
-    name = f"{row['student']}-{row['arm']}-{row['updates']}-{row['learning_rate']:g}-{row['seed']}.txt.gz"
-    return gzip.decompress((folder / name).read_bytes()).decode().splitlines()
+    return gzip.decompress((folder / f"{run_name(row)}.txt.gz").read_bytes()).decode().splitlines()
 
 
 def main() -> None:

@@ -22,6 +22,11 @@ def load(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def run_name(row: dict) -> str:
+    """What the files of a run are called."""
+    return f"{row['student']}-{row['arm']}-{row['updates']}-{row['learning_rate']:g}-{row['seed']}"
+
+
 def by_rate(rows: list[dict]) -> dict[str, dict[float, list[dict]]]:
     """``{arm: {learning rate: runs}}``, arms in the order of the file."""
     groups: dict[str, dict[float, list[dict]]] = defaultdict(lambda: defaultdict(list))

@@ -92,13 +92,14 @@ class Generator(WeightSource):
                 f"{spec.path}: the generator cannot start from random student weights, which are no function of the "
                 "teacher's; use start='teacher', or source_options={'init': 'xavier'}"
             )
-        self.teacher[spec.key] = _picked(spec)
         if spec.changed:
             self.mix[spec.key] = nn.Parameter(start.mix.clone())
         names: list[str | None] = []
         for axis, projection in enumerate(start.projections):
-            name = None
-            if projection is not None and _picks(spec, axis) is None:
+            name, picks_SP = None, _picks(spec, axis)
+            if picks_SP is not None:
+                self.teacher[spec.key] = _picked(self.teacher[spec.key], picks_SP, 2 + axis)
+            elif projection is not None:
                 name = (projection.key if share else f"{spec.path}/{axis}").replace(".", "/")
                 if name not in self.projections:
                     self.projections[name] = nn.Parameter(projection.matrix.clone())
@@ -168,16 +169,11 @@ def _picks(spec: ClassSpec, axis: int) -> Tensor | None:
     return matrix_SOP.argmax(dim=1) if one_of_each.all() else None
 
 
-def _picked(spec: ClassSpec) -> Tensor:
-    """``T_SGOI`` or ``T_SGO`` with the heads and neurons that the start takes, and no others."""
-    teacher = spec.teacher
-    for axis in range(len(spec.axes)):
-        picks_SP = _picks(spec, axis)
-        if picks_SP is not None:
-            shape = [1] * teacher.ndim
-            shape[0], shape[2 + axis] = picks_SP.shape
-            teacher = teacher.take_along_dim(picks_SP.view(shape), dim=2 + axis)
-    return teacher
+def _picked(teacher: Tensor, picks_SP: Tensor, dim: int) -> Tensor:
+    """``T_SGOI`` or ``T_SGO`` with the heads' dimensions or neurons that the start takes, and no others."""
+    shape = [1] * teacher.ndim
+    shape[0], shape[dim] = picks_SP.shape
+    return teacher.take_along_dim(picks_SP.view(shape), dim=dim)
 
 
 class _Frozen(nn.Module):
