@@ -45,8 +45,8 @@ def _fitted(**config: Any) -> Arm:
     return Arm({"source": "direct", **config})
 
 
-def _generator(phase1: float, config: dict[str, Any], **options: Any) -> Arm:
-    return Arm({"source": "generator", "source_options": options, **config}, phase1, {"projection_lr_factor": 0.05})
+def _generator(phase1: float, config: dict[str, Any], factor: float = 0.05, **options: Any) -> Arm:
+    return Arm({"source": "generator", "source_options": options, **config}, phase1, {"projection_lr_factor": factor})
 
 
 def _opdf(sites: int, on: str = "copied") -> Arm:
@@ -82,7 +82,12 @@ ARMS: dict[str, Arm] = {
     "generator-fitted-short": _generator(0.1, {}),
     "generator-fitted-long": _generator(1.0, {}),
     "generator-fitted-kl": _generator(0.5, _KL),
+    "generator-fitted-hidden": _generator(0.5, {"generator_objectives": {"cross_entropy": 1.0, "hidden_states": 1.0}}),
     "generator-fitted-no-shift": _generator(0.5, {}, shift=False),
+    "generator-fitted-no-shift-fast": _generator(0.5, {}, factor=0.25, shift=False),
+    "generator-fitted-no-shift-short": _generator(0.1, {}, factor=0.25, shift=False),
+    "generator-fitted-low-rank": _generator(0.5, {}, rank=16),
+    "generator-fitted-orthogonal": _generator(0.5, {}, orthogonal=True),
     "generator-fitted-scale": _generator(0.5, {}, scale=True),
     "generator-fitted-own-projections": _generator(0.5, {}, share=False),
     "paper": Arm(_PAPER, phase1=0.5, args={"projection_lr_factor": 1.0}),

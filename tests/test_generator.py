@@ -152,7 +152,16 @@ def test_parameter_count_of_the_papers_small_student():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"share": False}, {"scale": True}, {"activation": "tanh", "scale": True}, {"shift": False}]
+    "options",
+    [
+        {},
+        {"share": False},
+        {"scale": True},
+        {"activation": "tanh", "scale": True},
+        {"shift": False},
+        {"rank": 2},
+        {"orthogonal": True},
+    ],
 )
 def test_it_starts_exactly_as_the_start_whatever_its_form(options):
     teacher = tiny_teacher("marian")
