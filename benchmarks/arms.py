@@ -14,6 +14,8 @@ STUDENTS: dict[str, StudentShape] = {
     "2+1": StudentShape(encoder_layers=2, decoder_layers=1),
     "4+1-half": StudentShape(decoder_layers=1, d_model=128, ffn_dim=256, attention_heads=2),
     "2+2-half": StudentShape(encoder_layers=2, decoder_layers=2, d_model=128, ffn_dim=256, attention_heads=2),
+    "6+1": StudentShape(encoder_layers=6, decoder_layers=1),
+    "3+1": StudentShape(encoder_layers=3, decoder_layers=1),
     "same": StudentShape(),
 }
 
