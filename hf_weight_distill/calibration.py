@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from .families import Family, WeightClass
 from .plan import WeightPlan, decoder_inputs, layer_count, tensors_of
@@ -89,9 +90,8 @@ def text_statistics(plan: WeightPlan, teacher: PreTrainedModel, batches: Iterabl
     with hooks(teacher, watched):
         for batch in batches:
             masks.update(token_masks(teacher, batch))
-            states = _run(teacher, batch, output_hidden_states=True)
-            for stack in ("encoder", "decoder"):
-                for state in getattr(states, f"{stack}_hidden_states"):
+            for stack, states in run_stacks(teacher, batch, output_hidden_states=True).items():
+                for state in states.hidden_states:
                     stream += _stream_moment(state[masks[stack]], plan.family.mean_free_norm).cpu()
     return Statistics(_unit_trace(stream).float(), _energies(plan, teacher, rows, sums))
 
@@ -128,7 +128,7 @@ def norm_statistics(
     with hooks(teacher, watched):
         for batch in batches:
             masks.update(token_masks(teacher, batch))
-            _run(teacher, batch)
+            run_stacks(teacher, batch)
     return {key: tuple(total / values[-1] for total in values[:-1]) for key, values in sums.items()}
 
 
@@ -215,15 +215,23 @@ def token_masks(teacher: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _run(teacher: PreTrainedModel, batch: Batch, **options: bool) -> object:
-    labels = batch["labels"].to(teacher.device)
-    return teacher(
-        input_ids=batch["input_ids"].to(teacher.device),
-        attention_mask=batch["attention_mask"].to(teacher.device),
-        decoder_input_ids=decoder_inputs(teacher, labels),
-        use_cache=False,
-        **options,
-    )
+def run_stacks(model: PreTrainedModel, batch: Batch, **options: bool) -> dict[str, BaseModelOutput]:
+    """``{"encoder": output, "decoder": output}`` on the text; no vocabulary is computed."""
+    encoder = run_encoder(model, batch, **options)
+    return {"encoder": encoder, "decoder": run_decoder(model, batch, encoder[0], **options)}
+
+
+def run_encoder(model: PreTrainedModel, batch: Batch, **options: bool) -> BaseModelOutput:
+    """The encoder on the sources."""
+    mask = batch["attention_mask"].to(model.device)
+    return model.get_encoder()(input_ids=batch["input_ids"].to(model.device), attention_mask=mask, **options)
+
+
+def run_decoder(model: PreTrainedModel, batch: Batch, memory: Tensor, **options: bool) -> BaseModelOutput:
+    """The decoder on the targets, looking at ``memory``."""
+    inputs = decoder_inputs(model, batch["labels"].to(model.device))
+    seen = {"encoder_hidden_states": memory, "encoder_attention_mask": batch["attention_mask"].to(model.device)}
+    return model.get_decoder()(input_ids=inputs, use_cache=False, **seen, **options)
 
 
 @contextmanager

@@ -13,18 +13,22 @@ after the module less the student's stream before it. Each fit sees the student 
 Layer-wise least squares is how channel pruning reconstructs features (He et al. 2017, https://arxiv.org/abs/1707.06168).
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .calibration import Batch, hooks, layers_of, module_of, token_masks
-from .plan import ClassPlan, WeightPlan, decoder_inputs, fixed_tensors, stock_student, tensors_of
+from .calibration import Batch, hooks, layers_of, module_of, run_decoder, run_encoder, token_masks
+from .plan import ClassPlan, WeightPlan, fixed_tensors, stock_student, tensors_of
 from .sources.base import ClassStart
 
 RIDGE = 1e-3  # of the mean energy of an input
+Call = tuple[tuple, dict[str, Any]]  # positional and keyword arguments
 
 
 @torch.no_grad()
@@ -87,10 +91,12 @@ class _Reconstruction:
 
     def stack(self, stack: str, rows: list[ClassPlan]) -> None:
         """Fits the layers of a stack, first to last."""
-        self.memories = [self._memories(model) if stack == "decoder" else None for model in self.models]
+        if stack == "decoder":  # what it looks at, computed once
+            self.memories = [[run_encoder(model, batch)[0] for batch in self.batches] for model in self.models]
         linear = [c for c in rows if c.weight_class.role == "linear"]
         biases = {c.path for c in rows if c.weight_class.role == "bias"}
         for layer in range(len(linear[0].groups)):
+            self._enter(stack, linear[0], layer)
             for step in _steps(linear):
                 for c, moments in zip(step, self._moments(step, layer), strict=True):
                     bias = c.path.removesuffix("weight") + "bias"
@@ -103,23 +109,36 @@ class _Reconstruction:
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
         return self.teacher, self.student
 
+    def _enter(self, stack: str, row: ClassPlan, layer: int) -> None:
+        """Goes to a student layer and the one that it imitates: from here on they run alone, on what reaches them."""
+        chosen = self.start[row.path].mix[layer].abs().argmax().item()
+        self.at = row.groups[layer][chosen], layer
+        block = row.weight_class.path.partition("{}")[0] + "{}"
+        self.layers = [m.get_submodule(block.format(n)) for m, n in zip(self.models, self.at, strict=True)]
+        self.calls = [
+            _calls(model, module, [partial(self._run, stack, side, index) for index in range(len(self.batches))])
+            for side, (model, module) in enumerate(zip(self.models, self.layers, strict=True))
+        ]
+
+    def _run(self, stack: str, side: int, index: int) -> Tensor:
+        model, batch = self.models[side], self.batches[index]
+        if stack == "encoder":
+            return run_encoder(model, batch)[0]
+        return run_decoder(model, batch, self.memories[side][index])[0]
+
     def _moments(self, step: list[ClassPlan], layer: int) -> list[tuple[Tensor, Tensor]]:
         """For each class ``sum a a'`` and ``sum a y'``, the inputs with a one at the end for the bias."""
         sums: list[tuple[Tensor | int, Tensor | int]] = [(0, 0)] * len(step)
-        chosen = self.start[step[0].path].mix[layer].abs().argmax().item()
-        layers = step[0].groups[layer][chosen], layer
-        names = [[module_of(c.weight_class, n) for c in step] for n in layers]
-        (theirs, their_hooks), (ours, our_hooks) = (
-            _recorder(side, self._norms(model)) for side, model in zip(names, self.models, strict=True)
-        )
-        with hooks(self.teacher, their_hooks), hooks(self.student, our_hooks):
-            for index, batch in enumerate(self.batches):
+        names = [[module_of(c.weight_class, n) for c in step] for n in self.at]
+        theirs, ours = (_Recorder(names[side], self._norms(model)) for side, model in enumerate(self.models))
+        with hooks(self.teacher, theirs.hooks), hooks(self.student, ours.hooks):
+            for batch, *calls in zip(self.batches, *self.calls, strict=True):
                 masks = token_masks(self.teacher, batch)
-                for model, memories in zip(self.models, self.memories, strict=True):
-                    _run_stack(model, batch, memories[index] if memories else None)
+                for recorder, module, call in zip((theirs, ours), self.layers, calls, strict=True):
+                    recorder.run(module, call)
                 for k, c in enumerate(step):
-                    mask, mine = masks[c.weight_class.stream], ours[names[1][k]]
-                    goal_NP = self._goal(c, layer, theirs[names[0][k]], mine, mask)
+                    mask, mine = masks[c.weight_class.stream], ours.records[names[1][k]]
+                    goal_NP = self._goal(c, layer, theirs.records[names[0][k]], mine, mask)
                     input_NQ = mine.input[mask].double()
                     input_NQ = torch.cat([input_NQ, input_NQ.new_ones(len(input_NQ), 1)], dim=1)
                     gram, product = sums[k]
@@ -143,10 +162,6 @@ class _Reconstruction:
         rows = [c.weight_class for c in self.plan.classes if c.weight_class.role == "norm_weight"]
         return [module_of(row, n) for row in rows for n in layers_of(row, model.config, self.plan.family)]
 
-    def _memories(self, model: PreTrainedModel) -> list[Tensor]:
-        """What the decoder looks at, computed once."""
-        return [_run_stack(model, batch, None) for batch in self.batches]
-
 
 def _steps(linear: list[ClassPlan]) -> list[list[ClassPlan]]:
     """Matrices that can be fitted together: neighbours of one module that all read the stream."""
@@ -161,33 +176,56 @@ def _steps(linear: list[ClassPlan]) -> list[list[ClassPlan]]:
     return steps
 
 
-def _recorder(names: list[str], norms: list[str]) -> tuple[dict[str, _Record], dict[str, Callable]]:
-    """Hooks that record the calls of some linear modules."""
-    records: dict[str, _Record] = {}
-    waiting: list[_Record] = []
+class _Recorder:
+    """Records the calls of some linear modules of a layer.
 
-    def linear(name: str) -> Callable:
-        def hook(_: nn.Module, inputs: tuple, output: Tensor) -> None:
-            records[name] = _Record(inputs[0], output)
-            waiting.append(records[name])
+    The stream after a module is what the next norm is given, or where no norm follows in the layer what the layer
+    returns.
+    """
 
-        return hook
+    def __init__(self, names: list[str], norms: list[str]) -> None:
+        self.records: dict[str, _Record] = {}
+        self.waiting: list[_Record] = []
+        self.hooks = dict.fromkeys(norms, self._norm) | {name: partial(self._linear, name) for name in names}
 
-    def norm(_: nn.Module, inputs: tuple, output: Tensor) -> None:
-        while waiting:
-            waiting.pop().stream = inputs[0]
+    def run(self, layer: nn.Module, call: Call) -> None:
+        args, kwargs = call
+        output = layer(*args, **kwargs)
+        self._stream(output if isinstance(output, Tensor) else output[0])
 
-    return records, {name: norm for name in norms} | {name: linear(name) for name in names}
+    def _linear(self, name: str, _: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self.records[name] = _Record(inputs[0], output)
+        self.waiting.append(self.records[name])
+
+    def _norm(self, _: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self._stream(inputs[0])
+
+    def _stream(self, states: Tensor) -> None:
+        while self.waiting:
+            self.waiting.pop().stream = states
 
 
-def _run_stack(model: PreTrainedModel, batch: Batch, memory: Tensor | None) -> Tensor:
-    """States of the encoder, or with its states as ``memory`` those of the decoder; no vocabulary is computed."""
-    mask = batch["attention_mask"].to(model.device)
-    if memory is None:
-        return model.get_encoder()(input_ids=batch["input_ids"].to(model.device), attention_mask=mask)[0]
-    inputs = decoder_inputs(model, batch["labels"].to(model.device))
-    seen = {"encoder_hidden_states": memory, "encoder_attention_mask": mask}
-    return model.get_decoder()(input_ids=inputs, use_cache=False, **seen)[0]
+class _Reached(Exception):
+    """A run of a stack has come to the layer that it was for."""
+
+
+def _calls(model: PreTrainedModel, layer: nn.Module, runs: Iterable[Callable[[], Any]]) -> list[Call]:
+    """What a layer is called with in each of some runs, which end there."""
+    calls: list[Call] = []
+
+    def reached(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        calls.append((args, kwargs))
+        raise _Reached
+
+    handle = layer.register_forward_pre_hook(reached, with_kwargs=True)
+    try:
+        with hooks(model, {}):
+            for run in runs:
+                with contextlib.suppress(_Reached):
+                    run()
+    finally:
+        handle.remove()
+    return calls
 
 
 def _ridge(gram: Tensor, product: Tensor, weight: Tensor, bias: Tensor | None = None) -> list[Tensor]:
