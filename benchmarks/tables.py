@@ -2,6 +2,7 @@
 
     python benchmarks/tables.py
     python benchmarks/tables.py --student 4+1 --updates 300
+    python benchmarks/tables.py --summary       # the default's start against the best control, shape by shape
 
 The last column holds every learning rate that was tried, with its mean validation BLEU; 0 is a run whose loss was no
 number any more. ``minutes`` are CPU minutes where the run recorded them, with the closed form, the teacher's forward
@@ -15,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 HERE = Path(__file__).parent
+CONTROLS = ("copied", "pca", "importance", "uniform")  # starts without reconstruction, trained on
 
 
 def load(path: Path) -> list[dict]:
@@ -75,16 +77,40 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def summary(groups: dict[tuple[str, int], list[dict]]) -> str:
+    """``fitted`` against the best control, on the seeds that both have."""
+    lines = [
+        "| student | updates | seeds | best control | its BLEU | `fitted` | difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (student, updates), rows in groups.items():
+        found = sorted(best(rows), key=lambda group: -mean(group, "validation_bleu"))
+        ours = next((group for group in found if group[0]["arm"] == "fitted"), None)
+        control = next((g for g in found if g[0]["arm"].startswith(CONTROLS) and not g[0]["arm"].endswith("-kl")), None)
+        if ours is None or control is None:
+            continue
+        seeds = {row["seed"] for row in ours} & {row["seed"] for row in control}
+        ours, theirs = ([row for row in group if row["seed"] in seeds] for group in (ours, control))
+        difference = mean(ours, "test_bleu") - mean(theirs, "test_bleu")
+        scores = f"{cell(theirs, 'test_bleu')} | {cell(ours, 'test_bleu')} | {difference:+.1f}"
+        lines.append(f"| {student} | {updates:,} | {len(seeds)} | `{theirs[0]['arm']}` | {scores} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--student", help="one student only")
     parser.add_argument("--updates", type=int, help="one budget only")
+    parser.add_argument("--summary", action="store_true", help="the default's start against the best control")
     options = parser.parse_args()
     groups: dict[tuple[str, int], list[dict]] = defaultdict(list)
     for row in load(options.results):
         if options.student in (None, row["student"]) and options.updates in (None, row["updates"]):
             groups[row["student"], row["updates"]].append(row)
+    if options.summary:
+        print(summary(groups))
+        return
     for (student, updates), rows in groups.items():
         print(f"### {student}, {updates:,} updates\n\n{table(rows)}\n")
 
