@@ -3,14 +3,12 @@
 from .base import Objective
 from .cross_correlation import CrossCorrelation
 from .cross_entropy import CrossEntropy
-from .hidden_states import HiddenStates
 from .kl import KLDivergence
 from .tensor_constraint import TensorConstraint
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross_correlation": CrossCorrelation,
     "cross_entropy": CrossEntropy,
-    "hidden_states": HiddenStates,
     "kl": KLDivergence,
     "tensor_constraint": TensorConstraint,
 }
@@ -43,7 +41,6 @@ __all__ = [
     "OBJECTIVES",
     "CrossCorrelation",
     "CrossEntropy",
-    "HiddenStates",
     "KLDivergence",
     "Objective",
     "TensorConstraint",

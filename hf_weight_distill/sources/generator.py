@@ -46,8 +46,6 @@ class Generator(WeightSource):
         scale: bool = False,
         shift: bool = True,
         share: bool = True,
-        rank: int = 0,
-        orthogonal: bool = False,
     ) -> None:
         super().__init__(specs)
         if init not in ("start", "xavier"):
@@ -55,9 +53,6 @@ class Generator(WeightSource):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
         self.activation = activation
-        self.rank, self.orthogonal = rank, orthogonal
-        self.low_rank = nn.ParameterDict()
-        self.turned = nn.ModuleDict()
         self.teacher, self.fixed_shift = _Frozen(), _Frozen()
         self.mix, self.layer_matrix = nn.ParameterDict(), nn.ParameterDict()
         self.projections = nn.ParameterDict()
@@ -108,8 +103,6 @@ class Generator(WeightSource):
                 name = (projection.key if share else f"{spec.path}/{axis}").replace(".", "/")
                 if name not in self.projections:
                     self.projections[name] = nn.Parameter(projection.matrix.clone())
-                    if self.orthogonal and projection.key == "model":
-                        self.turned[name] = _Turned(projection.matrix)
             names.append(name)
         self.axes[spec.key] = tuple(names)
 
@@ -123,12 +116,7 @@ class Generator(WeightSource):
         if from_start:
             with torch.no_grad():
                 missing = spec.start.weight - self.generated(spec.key)
-        if shift and self.rank and len(spec.student_shape) == 2:
-            self.fixed_shift[spec.key] = missing
-            layers, rows, columns = shape
-            self.low_rank[f"{spec.key}/u"] = nn.Parameter(torch.zeros(layers, rows, self.rank))
-            self.low_rank[f"{spec.key}/v"] = nn.Parameter(torch.randn(layers, self.rank, columns) * columns**-0.5)
-        elif shift:
+        if shift:
             self.shift[spec.key] = nn.Parameter(missing)
         elif missing.abs().max() > 0:
             self.fixed_shift[spec.key] = missing
@@ -144,21 +132,16 @@ class Generator(WeightSource):
         """What the teacher contributes: ``scale * phi(contraction)``."""
         teacher = self.teacher[key]
         mix = self.mixing(key) if key in self.mix else torch.ones(teacher.shape[:2], device=teacher.device)
-        sides = [self._projection(name) if name else None for name in self.axes[key]]
+        sides = [self.projections[name] if name else None for name in self.axes[key]]
         weight = contract(teacher, mix, *sides)
         if key in self.plain:
             return weight
         weight = ACTIVATIONS[self.activation](weight)
         return weight * self.scale[key] if key in self.scale else weight
 
-    def _projection(self, name: str) -> Tensor:
-        return self.turned[name](self.projections[name]) if name in self.turned else self.projections[name]
-
     def weight(self, key: str) -> Tensor:
         """``W_SPQ`` of one class."""
         weight = self.generated(key)
-        if f"{key}/u" in self.low_rank:
-            weight = weight + self.low_rank[f"{key}/u"] @ self.low_rank[f"{key}/v"]
         for shifts in (self.shift, self.fixed_shift):
             if key in shifts:
                 weight = weight + shifts[key]
@@ -204,19 +187,6 @@ class _Frozen(nn.Module):
 
     def __contains__(self, key: str) -> bool:
         return key in self._buffers
-
-
-class _Turned(nn.Module):
-    """``P (P^T P)^(-1/2)``, the nearest matrix with orthonormal columns, by Newton-Schulz from near it."""
-
-    def __init__(self, matrix: Tensor) -> None:
-        super().__init__()
-
-    def forward(self, matrix: Tensor) -> Tensor:
-        with torch.autocast(matrix.device.type, enabled=False):
-            for _ in range(3):
-                matrix = 1.5 * matrix - 0.5 * matrix @ (matrix.transpose(-1, -2) @ matrix)
-        return matrix
 
 
 def _xavier(layers: int, rows: int, columns: int) -> Tensor:
