@@ -3,10 +3,9 @@
     python benchmarks/deeper_teacher.py --teacher DIR --data DIR --labels DIR --output DEEPER
 
 Two layers of either stack are put in a second time, the outputs of the copies halved, so that the deeper model starts
-near the shallower one (validation loss 2.25 against 2.09) and its new layers take part in what it computes. It then
-learns from the gold targets and the shallower teacher's own translations together. Progressive stacking: Gong et al.,
-ICML 2019. An interrupted run goes on from its last checkpoint, in
-``OUTPUT.runs``.
+near the shallower one and its new layers take part in what it computes. It then learns from the gold targets and the
+shallower teacher's own translations together. Progressive stacking: Gong et al., ICML 2019. Prints BLEU on validation
+and test, greedy and with a beam of 4. An interrupted run goes on from its last checkpoint, in ``OUTPUT.runs``.
 """
 
 import argparse

@@ -14,10 +14,8 @@ Layer-wise least squares is how channel pruning reconstructs features (He et al.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +26,6 @@ from .plan import ClassPlan, WeightPlan, fixed_tensors, stock_student, tensors_o
 from .sources.base import ClassStart
 
 RIDGE = 1e-3  # of the mean energy of an input
-Call = tuple[tuple, dict[str, Any]]  # positional and keyword arguments
 
 
 @torch.no_grad()
@@ -96,7 +93,6 @@ class _Reconstruction:
         linear = [c for c in rows if c.weight_class.role == "linear"]
         biases = {c.path for c in rows if c.weight_class.role == "bias"}
         for layer in range(len(linear[0].groups)):
-            self._enter(stack, linear[0], layer)
             for step in _steps(linear):
                 for c, moments in zip(step, self._moments(step, layer), strict=True):
                     bias = c.path.removesuffix("weight") + "bias"
@@ -109,36 +105,35 @@ class _Reconstruction:
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
         return self.teacher, self.student
 
-    def _enter(self, stack: str, row: ClassPlan, layer: int) -> None:
-        """Goes to a student layer and the one that it imitates: from here on they run alone, on what reaches them."""
-        chosen = self.start[row.path].mix[layer].abs().argmax().item()
-        self.at = row.groups[layer][chosen], layer
-        block = row.weight_class.path.partition("{}")[0] + "{}"
-        self.layers = [m.get_submodule(block.format(n)) for m, n in zip(self.models, self.at, strict=True)]
-        self.calls = [
-            _calls(model, module, [partial(self._run, stack, side, index) for index in range(len(self.batches))])
-            for side, (model, module) in enumerate(zip(self.models, self.layers, strict=True))
-        ]
-
-    def _run(self, stack: str, side: int, index: int) -> Tensor:
+    def _run(self, stack: str, side: int, index: int) -> None:
+        """Runs a model's stack on a batch until a hook ends it."""
         model, batch = self.models[side], self.batches[index]
-        if stack == "encoder":
-            return run_encoder(model, batch)[0]
-        return run_decoder(model, batch, self.memories[side][index])[0]
+        with contextlib.suppress(_Through):
+            if stack == "encoder":
+                run_encoder(model, batch)
+            else:
+                run_decoder(model, batch, self.memories[side][index])
 
     def _moments(self, step: list[ClassPlan], layer: int) -> list[tuple[Tensor, Tensor]]:
         """For each class ``sum a a'`` and ``sum a y'``, the inputs with a one at the end for the bias."""
         sums: list[tuple[Tensor | int, Tensor | int]] = [(0, 0)] * len(step)
-        names = [[module_of(c.weight_class, n) for c in step] for n in self.at]
-        theirs, ours = (_Recorder(names[side], self._norms(model)) for side, model in enumerate(self.models))
-        with hooks(self.teacher, theirs.hooks), hooks(self.student, ours.hooks):
-            for batch, *calls in zip(self.batches, *self.calls, strict=True):
+        row = step[0].weight_class
+        modules = row.path.partition(".{}")[0]
+        chosen = self.start[step[0].path].mix[layer].abs().argmax().item()
+        layers = step[0].groups[layer][chosen], layer
+        names = [[module_of(c.weight_class, n) for c in step] for n in layers]
+        (theirs, their_hooks), (ours, our_hooks) = (
+            _recorder(side, self._norms(model), f"{modules}.{n}")
+            for side, model, n in zip(names, self.models, layers, strict=True)
+        )
+        with hooks(self.teacher, their_hooks), hooks(self.student, our_hooks):
+            for index, batch in enumerate(self.batches):
                 masks = token_masks(self.teacher, batch)
-                for recorder, module, call in zip((theirs, ours), self.layers, calls, strict=True):
-                    recorder.run(module, call)
+                for side in range(len(self.models)):
+                    self._run(row.stack, side, index)
                 for k, c in enumerate(step):
-                    mask, mine = masks[c.weight_class.stream], ours.records[names[1][k]]
-                    goal_NP = self._goal(c, layer, theirs.records[names[0][k]], mine, mask)
+                    mask, mine = masks[c.weight_class.stream], ours[names[1][k]]
+                    goal_NP = self._goal(c, layer, theirs[names[0][k]], mine, mask)
                     input_NQ = mine.input[mask].double()
                     input_NQ = torch.cat([input_NQ, input_NQ.new_ones(len(input_NQ), 1)], dim=1)
                     gram, product = sums[k]
@@ -176,56 +171,37 @@ def _steps(linear: list[ClassPlan]) -> list[list[ClassPlan]]:
     return steps
 
 
-class _Recorder:
-    """Records the calls of some linear modules of a layer.
+class _Through(Exception):
+    """A run of a stack has come through the layer that it was for."""
 
-    The stream after a module is what the next norm is given, or where no norm follows in the layer what the layer
-    returns.
+
+def _recorder(names: list[str], norms: list[str], layer: str) -> tuple[dict[str, _Record], dict[str, Callable]]:
+    """Hooks that record the calls of some linear modules of a layer, and end the run behind it.
+
+    The stream after a module is what the next norm is given, or where no norm follows in the layer what that returns.
     """
+    records: dict[str, _Record] = {}
+    waiting: list[_Record] = []
 
-    def __init__(self, names: list[str], norms: list[str]) -> None:
-        self.records: dict[str, _Record] = {}
-        self.waiting: list[_Record] = []
-        self.hooks = dict.fromkeys(norms, self._norm) | {name: partial(self._linear, name) for name in names}
+    def linear(name: str) -> Callable:
+        def hook(_: nn.Module, inputs: tuple, output: Tensor) -> None:
+            records[name] = _Record(inputs[0], output)
+            waiting.append(records[name])
 
-    def run(self, layer: nn.Module, call: Call) -> None:
-        args, kwargs = call
-        output = layer(*args, **kwargs)
-        self._stream(output if isinstance(output, Tensor) else output[0])
+        return hook
 
-    def _linear(self, name: str, _: nn.Module, inputs: tuple, output: Tensor) -> None:
-        self.records[name] = _Record(inputs[0], output)
-        self.waiting.append(self.records[name])
+    def stream(states: Tensor) -> None:
+        while waiting:
+            waiting.pop().stream = states
 
-    def _norm(self, _: nn.Module, inputs: tuple, output: Tensor) -> None:
-        self._stream(inputs[0])
+    def norm(_: nn.Module, inputs: tuple, output: Tensor) -> None:
+        stream(inputs[0])
 
-    def _stream(self, states: Tensor) -> None:
-        while self.waiting:
-            self.waiting.pop().stream = states
+    def end(_: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
+        stream(output if isinstance(output, Tensor) else output[0])
+        raise _Through
 
-
-class _Reached(Exception):
-    """A run of a stack has come to the layer that it was for."""
-
-
-def _calls(model: PreTrainedModel, layer: nn.Module, runs: Iterable[Callable[[], Any]]) -> list[Call]:
-    """What a layer is called with in each of some runs, which end there."""
-    calls: list[Call] = []
-
-    def reached(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        calls.append((args, kwargs))
-        raise _Reached
-
-    handle = layer.register_forward_pre_hook(reached, with_kwargs=True)
-    try:
-        with hooks(model, {}):
-            for run in runs:
-                with contextlib.suppress(_Reached):
-                    run()
-    finally:
-        handle.remove()
-    return calls
+    return records, dict.fromkeys(norms, norm) | {name: linear(name) for name in names} | {layer: end}
 
 
 def _ridge(gram: Tensor, product: Tensor, weight: Tensor, bias: Tensor | None = None) -> list[Tensor]:
