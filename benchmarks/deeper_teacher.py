@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 from datasets import concatenate_datasets
+from run import training_arguments
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, DataCollatorForSeq2Seq, MarianMTModel
 
-from hf_weight_distill import WeightDistillTrainer, WeightDistillTrainingArguments
+from hf_weight_distill import WeightDistillTrainer
 from hf_weight_distill.data import load_pairs, tokenize_pairs
 from hf_weight_distill.evaluation import compute_scores, translate
 from hf_weight_distill.objectives import build_objectives
@@ -66,24 +67,7 @@ def main() -> None:
     torch.manual_seed(1)
     trainer = WeightDistillTrainer(
         deep,
-        args=WeightDistillTrainingArguments(
-            output_dir=str(runs),
-            max_steps=options.updates,
-            learning_rate=options.learning_rate,
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr_rate": 0.02},
-            warmup_steps=0.125,
-            adam_beta2=0.98,
-            max_tokens_per_batch=3000,
-            bf16=True,
-            seed=1,
-            logging_steps=25,
-            save_steps=150,
-            save_total_limit=1,
-            disable_tqdm=True,
-            report_to="none",
-            use_cpu=not torch.cuda.is_available(),
-        ),
+        args=training_arguments(runs, options.updates, options.learning_rate, seed=1),
         objectives=build_objectives({"cross_entropy": 1.0}, label_smoothing=0.1),
         train_dataset=tokenize_pairs(both, tokenizer),
         data_collator=DataCollatorForSeq2Seq(tokenizer),

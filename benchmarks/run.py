@@ -18,9 +18,10 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from arms import ARMS, STUDENTS, Arm
+from arms import ARMS, STUDENTS
 from datasets import Dataset
 from tables import HERE, load, run_name
 from transformers import PreTrainedModel
@@ -29,6 +30,8 @@ from hf_weight_distill import WeightDistillConfig, WeightDistiller, WeightDistil
 from hf_weight_distill.data import load_pairs, tokenize_pairs
 from hf_weight_distill.evaluation import compute_scores, decoding_speed, model_size, translate
 from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
+
+TOKENS = 3000  # target tokens a batch, padding included
 
 
 def parse() -> argparse.Namespace:
@@ -40,7 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--tokens", type=int, default=3000, help="target tokens a batch, padding included")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="target tokens a batch, padding included")
     parser.add_argument("--num_beams", type=int, default=4, help="beam of the pseudo labels")
     parser.add_argument("--labels", type=Path, default=HERE / "runs" / "labels")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
@@ -62,8 +65,9 @@ def features(options: argparse.Namespace, distiller: WeightDistiller, gold: bool
 
 
 def training_arguments(
-    options: argparse.Namespace, arm: Arm, folder: Path, steps: int, rate: float, seed: int
+    folder: Path, steps: int, rate: float, seed: int, tokens: int = TOKENS, **more: Any
 ) -> WeightDistillTrainingArguments:
+    """What all runs have in common: one cosine after a warm-up, bf16, batches by tokens."""
     return WeightDistillTrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -72,7 +76,7 @@ def training_arguments(
         lr_scheduler_kwargs={"min_lr_rate": 0.02},
         warmup_steps=0.125,
         adam_beta2=0.98,
-        max_tokens_per_batch=options.tokens,
+        max_tokens_per_batch=tokens,
         bf16=True,
         seed=seed,
         logging_steps=50,
@@ -81,7 +85,7 @@ def training_arguments(
         disable_tqdm=True,
         report_to="none",
         use_cpu=not torch.cuda.is_available(),
-        **arm.args,
+        **more,
     )
 
 
@@ -99,14 +103,15 @@ def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
     train = features(options, distiller, arm.gold)
     started, cpu = time.perf_counter(), time.process_time()
     first = round(arm.phase1 * options.updates)
+    common = {"seed": seed, "tokens": options.tokens, **arm.args}
     torch.manual_seed(seed)
     try:
         student = distiller.distill(
             train,
             output_dir=folder,
-            generator_args=training_arguments(options, arm, folder / "generator", first, rate, seed),
+            generator_args=training_arguments(folder / "generator", first, rate, **common),
             finetune_args=training_arguments(
-                options, arm, folder / "finetune", options.updates - first, rate * arm.finetune_rate, seed
+                folder / "finetune", options.updates - first, rate * arm.finetune_rate, **common
             ),
             resume_from_checkpoint=folder.exists(),
         )
