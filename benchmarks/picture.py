@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import HERE, best, load, mean
+from tables import HERE, best, load, mean, run_name
 
 from hf_weight_distill.report.pictures import COLOURS, MARKERS
 
@@ -28,28 +28,30 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def speeds(options: argparse.Namespace) -> tuple[dict[str, float], float]:
+def speeds(options: argparse.Namespace, runs: list[dict]) -> tuple[dict[str, float], float]:
     """Times the teacher's speed by shape, and the teacher's BLEU."""
+    shapes = {run_name(run): run["student"] for run in runs}
     rows = json.loads(options.speed.read_text(encoding="utf-8"))
     setting = (options.runtime, 1, options.batch_size)
     rows = {r["model"]: r for r in rows if (r["runtime"], r["num_beams"], r["batch_size"]) == setting}
     teacher = rows.pop("teacher")
     speed = teacher["tokens_per_second"]
-    return {name.split("-fitted")[0]: r["tokens_per_second"] / speed for name, r in rows.items()}, teacher["test_bleu"]
+    return {shapes[name]: row["tokens_per_second"] / speed for name, row in rows.items()}, teacher["test_bleu"]
 
 
 def main() -> None:
     options = parse()
-    shapes, teacher = speeds(options)
-    rows = [r for r in load(options.results) if r["updates"] in options.updates and r["student"] in options.students]
+    runs = load(options.results)
+    shapes, teacher = speeds(options, runs)
+    rows = [r for r in runs if r["updates"] in options.updates and r["student"] in options.students]
     arms = {(row["updates"], row["arm"]): None for row in sorted(rows, key=lambda row: row["updates"])}
     styles = dict(zip(arms, ((marker, colour) for marker in MARKERS for colour in COLOURS), strict=False))
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     axes = figure.subplots()
     axes.axhline(teacher, color="black", linewidth=1, linestyle=(0, (4, 4)), label=f"teacher, {teacher:.1f}")
     for (updates, arm), (marker, colour) in styles.items():
-        runs = [row for row in rows if (row["updates"], row["arm"]) == (updates, arm)]
-        groups = [best([row for row in runs if row["student"] == student]) for student in options.students]
+        drawn = [row for row in rows if (row["updates"], row["arm"]) == (updates, arm)]
+        groups = [best([row for row in drawn if row["student"] == student]) for student in options.students]
         points = [(shapes[group[0]["student"]], mean(group, "test_bleu")) for found in groups for group in found]
         style = {"s": 60, "marker": marker, "color": colour, "edgecolor": "white", "zorder": 3}
         axes.scatter(*zip(*points, strict=True), label=f"{arm}, {updates:,} updates", **style)

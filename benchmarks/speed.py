@@ -31,6 +31,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--students", required=True, nargs="+", type=Path)
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--sentences", type=int, default=96)
@@ -41,11 +42,14 @@ def parse() -> argparse.Namespace:
 
 
 def runtimes(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: list[str], folder: Path
+    names: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: list[str], folder: Path
 ) -> dict[str, torch.nn.Module]:
-    """The model as each runtime has it."""
-    found = {RUNTIMES[0]: model}
-    for runtime in RUNTIMES[1:]:
+    """The model as each runtime of ``names`` has it."""
+    found = {}
+    for runtime in names:
+        if runtime == "transformers":
+            found[runtime] = model
+            continue
         to, quantization = runtime.split()
         export_student(model, tokenizer, folder / runtime, to=to, quantization=quantization, sentences=sentences)
         found[runtime] = CTranslate2Model(folder / runtime, model.config)
@@ -64,9 +68,9 @@ def main() -> None:
             name = "teacher" if path == options.teacher else path.name
             model = AutoModelForSeq2SeqLM.from_pretrained(path).eval()
             tokenizers[name] = AutoTokenizer.from_pretrained(path)
-            models[name] = runtimes(model, tokenizers[name], sentences, Path(folder) / name)
+            models[name] = runtimes(options.runtimes, model, tokenizers[name], sentences, Path(folder) / name)
             sizes[name] = model_size(model)["parameters"]
-        for runtime, beams, batch in itertools.product(RUNTIMES, options.beams, options.batches):
+        for runtime, beams, batch in itertools.product(options.runtimes, options.beams, options.batches):
             speeds = {name: [] for name in models}
             for _, name in itertools.product(range(options.rounds), models):
                 found = decoding_speed(
@@ -77,7 +81,7 @@ def main() -> None:
             for name, values in speeds.items():
                 speed = statistics.median(values)
                 rows.append({"model": name, "parameters": sizes[name], **setting, "tokens_per_second": round(speed, 1)})
-        for runtime, beams, name in itertools.product(RUNTIMES, options.beams, models):
+        for runtime, beams, name in itertools.product(options.runtimes, options.beams, models):
             found = translate(models[name][runtime], tokenizers[name], test["source"], batch_size=64, num_beams=beams)
             bleu = round(compute_scores(found, references)["bleu"], 2)
             for row in rows:

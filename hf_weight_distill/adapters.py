@@ -119,7 +119,7 @@ def merge_adapters(model: nn.Module, in_place: bool = False) -> PreTrainedModel:
     _check_kind(config)
     _check_ties(model)
     model = (model if in_place else copy.deepcopy(model)).eval()
-    before, tied = _logits(model), model.config.tie_word_embeddings
+    before, tied = probe_logits(model), model.config.tie_word_embeddings
     try:
         with _quiet():
             merged = model.merge_and_unload(safe_merge=True) if isinstance(model, peft.PeftModel) else _unloaded(model)
@@ -181,7 +181,7 @@ def _check_merged(merged: PreTrainedModel, before: Tensor) -> None:
             f"the adapter trained {', '.join(apart)} apart from the weights that the {type(merged).__name__} ties it "
             "to, and a student would tie them again: train the adapter without modules_to_save for them"
         )
-    difference, largest = (_logits(merged) - before).abs().max(), before.abs().max()
+    difference, largest = (probe_logits(merged) - before).abs().max(), before.abs().max()
     if not difference <= _TOLERANCE * largest:
         raise ValueError(
             f"with the adapter merged the model computes other logits (difference {difference:.1e}, largest logit "
@@ -190,8 +190,8 @@ def _check_merged(merged: PreTrainedModel, before: Tensor) -> None:
 
 
 @torch.no_grad()
-def _logits(model: nn.Module) -> Tensor:
-    """Of a few tokens."""
+def probe_logits(model: nn.Module) -> Tensor:
+    """Logits on a few tokens, ``(1, tokens, vocabulary)``, to tell whether two models are the same."""
     ids = torch.arange(2, min(model.config.vocab_size - 1, 18), device=model.device).view(1, -1)
     return model(input_ids=ids, decoder_input_ids=ids).logits
 

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from . import __version__
-from .adapters import MergedAdapter, add_lora, is_adapted, load_teacher, load_tokenizer, merge_adapters
+from .adapters import MergedAdapter, add_lora, is_adapted, load_teacher, load_tokenizer, merge_adapters, probe_logits
 from .calibration import Batch
 from .card import LORA, PAPERS, SEQUENCE_LEVEL_KD, CardInfo, Component, inherited_fields, shape_table, write_card
 from .config import StudentShape, WeightDistillConfig
@@ -39,7 +39,7 @@ from .files import write_json
 from .hub import check_repo_id, push_folder
 from .model import WeightDistillModel, check_source
 from .objectives import OBJECTIVES, build_objectives
-from .plan import WeightPlan, build_plan, decoder_inputs, stock_student, tensors_of
+from .plan import WeightPlan, build_plan, stock_student, tensors_of
 from .recipes import recipe_config
 from .record import RUN_FILE, SCORES_FILE, RunRecord
 from .schedules import SCHEDULES, build_schedules
@@ -801,12 +801,7 @@ def _write_whole(folder: Path, write: Callable[[Path], Any]) -> None:
 def _check_export(student: PreTrainedModel, folder: Path) -> None:
     """Loads the saved student with stock transformers and compares logits."""
     loaded = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
-    vocab = student.config.vocab_size
-    ids = torch.arange(2, min(vocab - 1, 18)).view(1, -1)
-    batch = {"input_ids": ids, "decoder_input_ids": decoder_inputs(loaded, ids)}
-    with torch.no_grad():
-        expected = student(**{k: v.to(student.device) for k, v in batch.items()}).logits.cpu()
-        found = loaded(**batch).logits
+    found, expected = probe_logits(loaded), probe_logits(student).cpu()
     if type(loaded) is not type(student) or not torch.allclose(found, expected, atol=1e-4, rtol=1e-4):
         raise RuntimeError(
             f"the saved student does not give the logits of the one in memory (largest difference "
