@@ -1,4 +1,4 @@
-"""Draws test BLEU against greedy decoding speed: every arm a point, every student shape a column, the teacher a line.
+"""Draws test BLEU against greedy decoding speed: every arm a point, every budget a panel, the teacher a line.
 
     python benchmarks/picture.py --students 4+1 2+1 2+2-half 4+1-half --updates 300 1000 --output docs/benchmarks.png
 
@@ -11,9 +11,19 @@ import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import HERE, best, load, mean, run_name
+from tables import CONTROLS, HERE, best, load, mean, run_name
 
 from hf_weight_distill.report.pictures import COLOURS, MARKERS
+
+KINDS = {  # of arms, by the beginning of their names
+    "default: reconstructed": ("fitted",),
+    "copied or projected layers": CONTROLS,
+    "generator of the weights": ("generator",),
+    "paper's recipe": ("paper",),
+    "random weights + KD": ("random",),
+    "matrix product operators": ("opdf",),
+}
+ASIDE = 0.04  # between the kinds of a shape, so that no point hides another
 
 
 def parse() -> argparse.Namespace:
@@ -39,29 +49,38 @@ def speeds(options: argparse.Namespace, runs: list[dict]) -> tuple[dict[str, flo
     return {shapes[name]: row["tokens_per_second"] / speed for name, row in rows.items()}, teacher["test_bleu"]
 
 
+def points(rows: list[dict], shapes: dict[str, float]) -> dict[str, list[tuple[float, float]]]:
+    """Speed and BLEU of every arm of every shape, by kind of arm."""
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    for student in dict.fromkeys(row["student"] for row in rows):
+        for group in best([row for row in rows if row["student"] == student]):
+            kind = next(kind for kind, arms in KINDS.items() if group[0]["arm"].startswith(arms))
+            found[kind].append((shapes[student], mean(group, "test_bleu")))
+    return found
+
+
 def main() -> None:
     options = parse()
     runs = load(options.results)
     shapes, teacher = speeds(options, runs)
-    rows = [r for r in runs if r["updates"] in options.updates and r["student"] in options.students]
-    arms = {(row["updates"], row["arm"]): None for row in sorted(rows, key=lambda row: row["updates"])}
-    styles = dict(zip(arms, ((marker, colour) for marker in MARKERS for colour in COLOURS), strict=False))
-    figure = Figure(figsize=(10, 5.5), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(teacher, color="black", linewidth=1, linestyle=(0, (4, 4)), label=f"teacher, {teacher:.1f}")
-    for (updates, arm), (marker, colour) in styles.items():
-        drawn = [row for row in rows if (row["updates"], row["arm"]) == (updates, arm)]
-        groups = [best([row for row in drawn if row["student"] == student]) for student in options.students]
-        points = [(shapes[group[0]["student"]], mean(group, "test_bleu")) for found in groups for group in found]
-        style = {"s": 60, "marker": marker, "color": colour, "edgecolor": "white", "zorder": 3}
-        axes.scatter(*zip(*points, strict=True), label=f"{arm}, {updates:,} updates", **style)
-    for student in options.students:
-        axes.text(shapes[student], 1.01, student, rotation=90, ha="center", transform=axes.get_xaxis_transform())
-    setting = f"{options.runtime}, batch {options.batch_size}"
-    axes.set(xlabel=f"greedy decoding, times the teacher's speed ({setting})", ylabel="BLEU, test set")
-    axes.set_ylim(bottom=-1)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    panels = figure.subplots(1, len(options.updates), sharey=True, sharex=True, squeeze=False)[0]
+    for axes, updates in zip(panels, options.updates, strict=True):
+        axes.axhline(teacher, color="black", linewidth=1, linestyle=(0, (4, 4)), label=f"teacher, {teacher:.1f}")
+        rows = [row for row in runs if row["updates"] == updates and row["student"] in options.students]
+        kinds = points(rows, shapes).items()
+        for k, ((kind, found), marker, colour) in enumerate(zip(kinds, MARKERS, COLOURS, strict=True)):
+            style = {"s": 50, "marker": marker, "color": colour, "edgecolor": "white", "linewidth": 0.5, "zorder": 3}
+            across = [x + ASIDE * (k - (len(KINDS) - 1) / 2) for x, _ in found]
+            axes.scatter(across, [y for _, y in found], label=kind, **style)
+        for student in options.students:
+            above = axes.get_xaxis_transform()
+            axes.text(shapes[student], 1.01, student, rotation=90, ha="center", va="bottom", transform=above)
+        axes.set_xlabel(f"times the teacher's speed, {updates:,} updates")
+        axes.grid(alpha=0.25)
+    panels[0].set(ylabel="BLEU, test set, greedy", ylim=(-1, None))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(f"speed: {options.runtime}, greedy, batch {options.batch_size}", fontsize="medium")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=150)
 
