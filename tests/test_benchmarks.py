@@ -1,0 +1,140 @@
+"""The benchmarks as their page says to run them: arms, resuming, tables, bootstrap, speed, picture."""
+
+import gzip
+import importlib
+import json
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import sacrebleu
+from matplotlib.image import imread
+from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
+
+from hf_weight_distill import WeightDistillConfig
+from hf_weight_distill.model import check_source
+from hf_weight_distill.objectives import build_objectives
+from hf_weight_distill.schedules import build_schedules
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+arms = importlib.import_module("arms")
+tables = importlib.import_module("tables")
+
+
+def call(script: str, *arguments: object) -> None:
+    """Runs a script of the benchmarks in this process, as from the command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        importlib.import_module(script).main()
+
+
+@pytest.mark.parametrize("name", arms.ARMS)
+def test_every_arm_is_a_configuration_that_the_package_takes(name):
+    config = replace(WeightDistillConfig(pseudo_labels="none"), **arms.ARMS[name].config)
+    check_source(config.source, config.source_options)
+    if config.finetune_source is not None:
+        check_source(config.finetune_source, config.finetune_source_options)
+    for weights in (config.generator_objectives, config.finetune_objectives):
+        build_objectives(weights, label_smoothing=config.label_smoothing, temperature=config.temperature)
+    build_schedules(config.schedules, {})
+
+
+# --- tables ---
+
+
+def row(arm, rate, seed, validation, test, **more):
+    key = {"student": "4+1", "arm": arm, "updates": 300, "learning_rate": rate, "seed": seed}
+    return key | {"validation_bleu": validation, "test_bleu": test, "test_chrf": 2 * test} | more
+
+
+def test_the_best_rate_is_the_one_with_the_best_mean_on_validation():
+    rows = [row("pca", 1e-3, 1, 20.0, 30.0), row("pca", 2e-3, 1, 25.0, 10.0), row("pca", 2e-3, 2, 19.0, 12.0)]
+    (group,) = tables.best(rows)
+    assert {r["learning_rate"] for r in group} == {2e-3}  # 22 against 20; the test set has no say
+    assert tables.cell(group, "test_bleu") == f"11.0 ± {numpy.std([10, 12], ddof=1):.1f}"
+    assert "0.001: 20.0, 0.002: 22.0" in tables.table(rows)
+
+
+def test_the_summary_compares_the_seeds_that_both_arms_have():
+    rows = [row("fitted", 1e-3, seed, 30.0, 31.0 + seed) for seed in (1, 2)]
+    rows += [row("copied-first", 1e-3, 2, 20.0, 21.5), row("copied-last", 1e-3, 2, 19.0, 40.0)]
+    rows += [row("random-seqkd", 1e-3, 2, 90.0, 90.0), row("pca-kl", 1e-3, 2, 90.0, 90.0)]  # not controls
+    line = tables.summary({("4+1", 300): rows}).splitlines()[-1]
+    assert line == "| 4+1 | 300 | 1 | `copied-first` | 21.5 | 33.0 | +11.5 |"
+
+
+def test_minutes_are_those_of_the_processor_where_they_were_recorded():
+    assert tables.cost([row("pca", 1e-3, 1, 0, 0, seconds=240.0, cpu_seconds=90.0)]) == "1.5"
+    assert tables.cost([row("pca", 1e-3, 1, 0, 0, seconds=240.0)]) == "~4.0"
+
+
+# --- the whole way, with a tiny teacher ---
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Folder of two finished runs and what they were made from."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    tokenizer = tiny_marian_tokenizer(folder / "pieces")
+    tiny_marian_model(tokenizer).save_pretrained(folder / "teacher")
+    tokenizer.save_pretrained(folder / "teacher")
+    pairs = [{"translation": {"en": en, "de": de}} for en, de in zip(SENTENCES[:5], SENTENCES[5:], strict=True)]
+    for split, times in {"train": 8, "validation": 1, "test": 2}.items():
+        lines = "".join(json.dumps(pair) + "\n" for pair in pairs * times)
+        (folder / f"{split}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    run(folder)
+    return folder
+
+
+def run(folder: Path) -> None:
+    where = ("--teacher", folder / "teacher", "--data", folder, "--results", folder / "results.jsonl", "--tokens", 200)
+    kept = ("--runs", folder / "runs", "--labels", folder / "labels", "--keep", folder / "students", "--num_beams", 1)
+    call("run", *where, *kept, "--student", "4+1", "--updates", 4, "--arms", "copied-first", "fitted", "--threads", 1)
+
+
+def test_a_run_is_one_line_with_scores_that_its_translations_have(made):
+    rows = tables.load(made / "results.jsonl")
+    assert [(r["arm"], r["student"], r["updates"], r["seed"]) for r in rows] == [
+        ("copied-first", "4+1", 4, 1),
+        ("fitted", "4+1", 4, 1),
+    ]
+    references = [SENTENCES[5:] * 2]
+    for r in rows:
+        packed = (made / "translations" / f"{tables.run_name(r)}.txt.gz").read_bytes()
+        translations = gzip.decompress(packed).decode().splitlines()
+        assert r["test_bleu"] == round(sacrebleu.corpus_bleu(translations, references).score, 2)
+        assert r["test_chrf"] == round(sacrebleu.corpus_chrf(translations, references).score, 2)
+        assert r["cpu_seconds"] > 0 and r["greedy_tokens_per_second"] > 0 and r["peak_memory_bytes"] > 0
+    assert rows[0]["parameters"] == rows[1]["parameters"]
+    assert not any((made / "runs").glob("4+1*"))  # checkpoints go with the run
+
+
+def test_a_finished_run_is_not_run_again(made):
+    before = (made / "results.jsonl").read_bytes()
+    run(made)
+    assert (made / "results.jsonl").read_bytes() == before
+
+
+def test_bootstrap_speed_and_picture_are_made_from_the_results(made, capsys):
+    results = ("--results", made / "results.jsonl")
+    arms_of = ("--baseline", "copied-first", "--arms", "fitted")
+    call("significance", "--data", made, *results, "--student", "4+1", "--updates", 4, *arms_of, "--resamples", 20)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("| fitted | 1 |") and 0 < float(line.split("|")[5]) <= 1
+    students = sorted((made / "students").iterdir())
+    models = ("--teacher", made / "teacher", "--data", made, "--students", *students)
+    few = ("--runtimes", "transformers", "--beams", 1, "--batches", 2, "--sentences", 2, "--rounds", 1)
+    call("speed", *models, *few, "--output", made / "speed.json")
+    speeds = json.loads((made / "speed.json").read_text())
+    assert {r["model"] for r in speeds} == {"teacher", *(student.name for student in students)}
+    scores = {tables.run_name(r): r["test_bleu"] for r in tables.load(made / "results.jsonl")}
+    assert {r["model"]: r["test_bleu"] for r in speeds if r["model"] != "teacher"} == scores
+    picture = ("--output", made / "picture.png", "--runtime", "transformers", "--batch_size", 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a layout that does not fit is a warning
+        call("picture", *results, "--speed", made / "speed.json", "--students", "4+1", "--updates", 4, *picture)
+    assert imread(made / "picture.png").shape[2] == 4
