@@ -112,8 +112,9 @@ def norm_statistics(
     def watch(row: WeightClass, layer: int) -> Callable:
         def hook(module: torch.nn.Module, inputs: tuple, output: Tensor) -> None:
             mask = masks[row.stream]
-            states, answers = (values[mask].float() @ projection_DE for values in (inputs[0], output))
-            add_norm_moments(sums, (row.path, layer), states, answers, mean_free)
+            n = _normalise(inputs[0][mask].float() @ projection_DE, mean_free)
+            t = output[mask].float() @ projection_DE
+            _add(sums, (row.path, layer), [n.sum(0), t.sum(0), n.square().sum(0), (n * t).sum(0), len(n)])
 
         return hook
 
@@ -128,17 +129,6 @@ def norm_statistics(
         for batch in batches:
             masks.update(token_masks(teacher, batch))
             run_stacks(teacher, batch)
-    return norm_means(sums)
-
-
-def add_norm_moments(sums: dict, key: tuple[str, int], states_NE: Tensor, answers_NE: Tensor, mean_free: bool) -> None:
-    """Adds a batch: what a norm is given, and what it should answer."""
-    n, t = _normalise(states_NE, mean_free), answers_NE
-    _add(sums, key, [n.sum(0), t.sum(0), n.square().sum(0), (n * t).sum(0), len(n)])
-
-
-def norm_means(sums: dict) -> dict[tuple[str, int], NormMoments]:
-    """Means of what :func:`add_norm_moments` has added up."""
     return {key: tuple(total / values[-1] for total in values[:-1]) for key, values in sums.items()}
 
 

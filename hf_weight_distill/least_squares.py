@@ -8,10 +8,7 @@ teacher's matrix of the chosen layer answers on the same text, ``y`` (projected 
 
 over all tokens of the calibration text, a ridge regression towards the start ``W_0``, solved exactly. A matrix that
 writes to the residual stream also makes up for what the stream lacks before it: ``y`` is then the teacher's stream
-after the module less the student's stream before it. Where a norm stands in the stream itself (post-norm), its weight
-and bias follow, one line a dimension from what the student's norm is given to what the teacher's answers. Each fit sees
-the student as the fits before have left it. The norm in front of a head stays as the start has it: least squares would
-shrink what it cannot foresee, and with it all logits.
+after the module less the student's stream before it. Each fit sees the student as the fits before have left it.
 
 Layer-wise least squares is how channel pruning reconstructs features (He et al. 2017, https://arxiv.org/abs/1707.06168).
 """
@@ -24,20 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .calibration import (
-    Batch,
-    add_norm_moments,
-    fit_norm,
-    hooks,
-    layers_of,
-    module_of,
-    norm_means,
-    run_decoder,
-    run_encoder,
-    token_masks,
-)
-from .families import WeightClass
-from .plan import ClassPlan, WeightPlan, fixed_tensors, layer_count, stock_student, tensors_of
+from .calibration import Batch, hooks, layers_of, module_of, run_decoder, run_encoder, token_masks
+from .plan import ClassPlan, WeightPlan, fixed_tensors, stock_student, tensors_of
 from .sources.base import ClassStart
 
 RIDGE = 1e-3  # of the mean energy of an input
@@ -51,7 +36,7 @@ def reconstruct(
     stream_DE: Tensor | None,
     batches: Sequence[Batch],
 ) -> dict[str, ClassStart]:
-    """The start with every matrix, bias and post-norm of the layers fitted; a stack that keeps its shape stays.
+    """The start with every matrix and bias inside the layers fitted; a stack that keeps its shape stays as it is.
 
     Args:
         plan: what feeds what.
@@ -107,25 +92,14 @@ class _Reconstruction:
             self.memories = [[run_encoder(model, batch)[0] for batch in self.batches] for model in self.models]
         linear = [c for c in rows if c.weight_class.role == "linear"]
         biases = {c.path for c in rows if c.weight_class.role == "bias"}
-        norms = _norms_in_stream(rows) if "{}" in self.plan.family.output_norm else {}
         for layer in range(len(linear[0].groups)):
             for step in _steps(linear):
                 for c, moments in zip(step, self._moments(step, layer), strict=True):
                     bias = c.path.removesuffix("weight") + "bias"
                     names = [path.format(layer) for path in (c.path, bias) if path == c.path or path in biases]
-                    self._set(names, _ridge(*moments, *(self.tensors[name] for name in names)))
-                norm = norms.get(step[-1].path)
-                if norm is not None and module_of(norm, layer) != self.output_norm:
-                    self._fit_norm(norm, self._source(step[-1], layer), layer)
-
-    def _set(self, names: list[str], values: Sequence[Tensor]) -> None:
-        for name, value in zip(names, values, strict=True):
-            self.tensors[name].copy_(value)
-
-    @property
-    def output_norm(self) -> str:
-        """The student's norm in front of the head."""
-        return self.plan.family.output_norm.format(layer_count(self.student.config, "decoder", self.plan.family) - 1)
+                    solution = _ridge(*moments, *(self.tensors[name] for name in names))
+                    for name, value in zip(names, solution, strict=True):
+                        self.tensors[name].copy_(value)
 
     @property
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -145,7 +119,8 @@ class _Reconstruction:
         sums: list[tuple[Tensor | int, Tensor | int]] = [(0, 0)] * len(step)
         row = step[0].weight_class
         modules = row.path.partition(".{}")[0]
-        layers = self._source(step[0], layer), layer
+        chosen = self.start[step[0].path].mix[layer].abs().argmax().item()
+        layers = step[0].groups[layer][chosen], layer
         names = [[module_of(c.weight_class, n) for c in step] for n in layers]
         (theirs, their_hooks), (ours, our_hooks) = (
             _recorder(side, self._norms(model), f"{modules}.{n}")
@@ -164,33 +139,6 @@ class _Reconstruction:
                     gram, product = sums[k]
                     sums[k] = gram + input_NQ.T @ input_NQ, product + input_NQ.T @ goal_NP
         return sums
-
-    def _source(self, c: ClassPlan, layer: int) -> int:
-        """The teacher layer that a student layer imitates."""
-        return c.groups[layer][self.start[c.path].mix[layer].abs().argmax().item()]
-
-    def _fit_norm(self, row: WeightClass, source: int, layer: int) -> None:
-        """Weight and bias of a norm in the stream, from what it is given to what the teacher's answers."""
-        mean_free, sums, found = self.plan.family.mean_free_norm, {}, {}
-
-        def ending(side: int) -> Callable:
-            def hook(_: nn.Module, inputs: tuple, output: Tensor) -> None:
-                found[side] = (output, inputs[0])[side]
-                raise _Through
-
-            return hook
-
-        watched = [{module_of(row, n): ending(side)} for side, n in enumerate((source, layer))]
-        with hooks(self.teacher, watched[0]), hooks(self.student, watched[1]):
-            for index, batch in enumerate(self.batches):
-                mask = token_masks(self.teacher, batch)[row.stream]
-                for side in range(len(self.models)):
-                    self._run(row.stack, side, index)
-                answers = found[0][mask] if self.stream_DE is None else found[0][mask] @ self.stream_DE.to(found[0])
-                add_norm_moments(sums, (row.path, layer), found[1][mask], answers, mean_free)
-        names = [f"{module_of(row, layer)}.{name}" for name in ("weight", "bias")]
-        prior = self.tensors[names[0]].cpu()
-        self._set(names, fit_norm(norm_means(sums)[row.path, layer], prior, mean_free))
 
     def _goal(self, c: ClassPlan, layer: int, theirs: _Record, mine: _Record, mask: Tensor) -> Tensor:
         """``y``, ``(tokens, P)``."""
@@ -221,17 +169,6 @@ def _steps(linear: list[ClassPlan]) -> list[list[ClassPlan]]:
         else:
             steps.append([c])
     return steps
-
-
-def _norms_in_stream(rows: list[ClassPlan]) -> dict[str, WeightClass]:
-    """``{path of a matrix that writes to the stream: the norm behind it}`` where norms stand in the stream."""
-    norms, writer = {}, None
-    for row in (c.weight_class for c in rows):
-        if row.role == "linear" and row.axes[0] == "model":
-            writer = row.path
-        elif row.role == "norm_weight":
-            norms[writer] = row
-    return norms
 
 
 class _Through(Exception):

@@ -121,50 +121,8 @@ def test_what_writes_to_the_stream_is_fitted_to_the_teachers_stream(family, modu
     check(family, module, norm, stack, layer, source)
 
 
-HALF = {"d_model": 8, "ffn_dim": 16, "attention_heads": 2}
-NORMS = [  # post-norm families: module, stack, student and teacher layer
-    ("marian", "model.decoder.layers.{}.encoder_attn_layer_norm", "decoder", 0, 3),
-    ("marian", "model.encoder.layers.{}.final_layer_norm", "encoder", 1, 3),
-    ("bart", "model.encoder.layers.{}.self_attn_layer_norm", "encoder", 0, 1),
-]
-
-
-@pytest.mark.parametrize("family, module, stack, layer, source", NORMS)
-@pytest.mark.parametrize("width", [{}, HALF], ids=["same", "half"])
-def test_norms_in_the_stream_are_lines_through_the_teachers_answers(family, module, stack, layer, source, width):
-    teacher = tiny_teacher(family)
-    batches = batches_of(teacher)
-    shape = StudentShape(encoder_layers=2, decoder_layers=1, **width)
-    plan, start, _ = start_of(family, shape, "none")
-    _, _, student = start_of(family, shape, "least_squares")
-    ours, theirs = module.format(layer), module.format(source)
-    given = tokens(activations(student, [ours], batches)[ours][0], batches, stack)
-    given = (given - given.mean(1, keepdims=True)) / given.std(1, keepdims=True)
-    answers = tokens(activations(teacher, [theirs], batches)[theirs][1], batches, stack)
-    if width:
-        stream = next(p.matrix[0] for s in start.values() for p in s.projections if p and p.key == "model")
-        answers = answers @ stream.double().numpy()
-    lines = [np.polyfit(given[:, j], answers[:, j], 1) for j in range(given.shape[1])]
-    found = student.get_submodule(ours)
-    np.testing.assert_allclose(found.weight.detach().numpy(), [line[0] for line in lines], atol=2e-3)
-    np.testing.assert_allclose(found.bias.detach().numpy(), [line[1] for line in lines], atol=2e-3)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-def test_all_other_norms_stay_as_they_begin(family):
-    plan, start, _ = start_of(family, SHAPE, "none")
-    _, fitted, _ = start_of(family, SHAPE, "least_squares")
-    post_norm = family in ("marian", "bart")
-    for c in plan.classes:
-        if c.weight_class.role.startswith("norm"):
-            rows = zip(fitted[c.path].weight, start[c.path].weight, strict=True)
-            same = [torch.equal(after, before) for after, before in rows]
-            last = post_norm and c.path.startswith("model.decoder.layers.{}.final_layer_norm")
-            assert same[-1] if last else all(same) == (not post_norm or not c.weight_class.layered)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("width", [{}, HALF], ids=["same", "half"])
+@pytest.mark.parametrize("width", [{}, {"d_model": 8, "ffn_dim": 16, "attention_heads": 2}], ids=["same", "half"])
 def test_the_reconstructed_student_says_what_the_teacher_says(family, width):
     """In the mean over the calibration text its distribution is nearer to the teacher's than the start's."""
     teacher, shape = tiny_teacher(family), StudentShape(decoder_layers=1, **width)
