@@ -38,8 +38,16 @@ def by_rate(rows: list[dict]) -> dict[str, dict[float, list[dict]]]:
 
 
 def best(rows: list[dict]) -> list[list[dict]]:
-    """The runs of each arm at the learning rate with the best mean validation BLEU."""
-    return [max(rates.values(), key=lambda g: mean(g, "validation_bleu")) for rates in by_rate(rows).values()]
+    """The runs of each arm at its best learning rate: the mean validation BLEU of the seeds that all its rates have."""
+    found = []
+    for rates in by_rate(rows).values():
+        seeds = set.intersection(*({row["seed"] for row in group} for group in rates.values()))
+
+        def score(group: list[dict], seeds: set[int] = seeds) -> float:
+            return mean([row for row in group if row["seed"] in seeds] or group, "validation_bleu")
+
+        found.append(max(rates.values(), key=score))
+    return found
 
 
 def mean(rows: list[dict], field: str) -> float:

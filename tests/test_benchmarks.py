@@ -52,11 +52,19 @@ def row(arm, rate, seed, validation, test, **more):
 
 
 def test_the_best_rate_is_the_one_with_the_best_mean_on_validation():
-    rows = [row("pca", 1e-3, 1, 20.0, 30.0), row("pca", 2e-3, 1, 25.0, 10.0), row("pca", 2e-3, 2, 19.0, 12.0)]
+    rows = [row("pca", 1e-3, seed, 20.0, 30.0) for seed in (1, 2)]
+    rows += [row("pca", 2e-3, 1, 25.0, 10.0), row("pca", 2e-3, 2, 19.0, 12.0)]
     (group,) = tables.best(rows)
     assert {r["learning_rate"] for r in group} == {2e-3}  # 22 against 20; the test set has no say
     assert tables.cell(group, "test_bleu") == f"11.0 ± {numpy.std([10, 12], ddof=1):.1f}"
     assert "0.001: 20.0, 0.002: 22.0" in tables.table(rows)
+
+
+def test_rates_are_compared_on_the_seeds_that_all_of_them_have():
+    rows = [row("pca", 1e-3, 1, 20.1, 0), row("pca", 2e-3, 1, 20.2, 0), row("pca", 2e-3, 2, 15.0, 0)]
+    assert {r["learning_rate"] for r in tables.best(rows)[0]} == {2e-3}
+    apart = [row("pca", 1e-3, 1, 20.1, 0), row("pca", 2e-3, 2, 15.0, 0)]
+    assert {r["learning_rate"] for r in tables.best(apart)[0]} == {1e-3}
 
 
 def test_the_summary_compares_the_seeds_that_both_arms_have():
