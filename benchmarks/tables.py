@@ -85,6 +85,17 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def contest(rows: list[dict]) -> tuple[list[dict], list[dict]] | None:
+    """The runs of ``fitted`` and of the best control on validation, on the seeds that both have."""
+    found = sorted(best(rows), key=lambda group: -mean(group, "validation_bleu"))
+    ours = next((group for group in found if group[0]["arm"] == "fitted"), None)
+    control = next((g for g in found if g[0]["arm"].startswith(CONTROLS) and not g[0]["arm"].endswith("-kl")), None)
+    if ours is None or control is None:
+        return None
+    seeds = {row["seed"] for row in ours} & {row["seed"] for row in control}
+    return tuple([row for row in group if row["seed"] in seeds] for group in (ours, control))
+
+
 def summary(groups: dict[tuple[str, int], list[dict]]) -> str:
     """``fitted`` against the best control, on the seeds that both have."""
     lines = [
@@ -92,16 +103,13 @@ def summary(groups: dict[tuple[str, int], list[dict]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for (student, updates), rows in groups.items():
-        found = sorted(best(rows), key=lambda group: -mean(group, "validation_bleu"))
-        ours = next((group for group in found if group[0]["arm"] == "fitted"), None)
-        control = next((g for g in found if g[0]["arm"].startswith(CONTROLS) and not g[0]["arm"].endswith("-kl")), None)
-        if ours is None or control is None:
+        pair = contest(rows)
+        if pair is None:
             continue
-        seeds = {row["seed"] for row in ours} & {row["seed"] for row in control}
-        ours, theirs = ([row for row in group if row["seed"] in seeds] for group in (ours, control))
+        ours, theirs = pair
         difference = mean(ours, "test_bleu") - mean(theirs, "test_bleu")
         scores = f"{cell(theirs, 'test_bleu')} | {cell(ours, 'test_bleu')} | {difference:+.1f}"
-        lines.append(f"| {student} | {updates:,} | {len(seeds)} | `{theirs[0]['arm']}` | {scores} |")
+        lines.append(f"| {student} | {updates:,} | {len(ours)} | `{theirs[0]['arm']}` | {scores} |")
     return "\n".join(lines)
 
 

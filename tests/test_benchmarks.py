@@ -145,4 +145,5 @@ def test_bootstrap_speed_and_picture_are_made_from_the_results(made, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a layout that does not fit is a warning
         call("picture", *results, "--speed", made / "speed.json", "--students", "4+1", "--updates", 4, *picture)
-    assert imread(made / "picture.png").shape[2] == 4
+        call("curves", *results, "--students", "4+1", "--teacher_bleu", 1.0, "--output", made / "curves.png")
+    assert all(imread(made / name).std() > 0 for name in ("picture.png", "curves.png"))

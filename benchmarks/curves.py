@@ -1,0 +1,64 @@
+"""Draws test BLEU against the number of updates: the default's start and the best control, a panel a student shape.
+
+    python benchmarks/curves.py --students 4+1 2+1 4+1-half 2+2-half --teacher_bleu 34.5 --output docs/budgets.png
+
+Each point is an arm at its best learning rate on validation, the mean over its seeds, with their standard deviation
+where there are several; the control is the best one of its budget. ``--teacher_bleu`` is the line: the teacher's score.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from tables import HERE, contest, load, mean
+
+from hf_weight_distill.report.pictures import COLOURS, MARKERS
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--students", required=True, nargs="+")
+    parser.add_argument("--teacher_bleu", required=True, type=float)
+    parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
+    parser.add_argument("--output", required=True, type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    runs = load(options.results)
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(options.students), sharex=True, sharey=True, squeeze=False)[0]
+    drawn: set[int] = set()
+    for axes, student in zip(panels, options.students, strict=True):
+        rows = [run for run in runs if run["student"] == student]
+        sizes = sorted({row["updates"] for row in rows})
+        budgets = {updates: contest([row for row in rows if row["updates"] == updates]) for updates in sizes}
+        budgets = {updates: pair for updates, pair in budgets.items() if pair is not None}
+        axes.axhline(options.teacher_bleu, color="black", linewidth=1, linestyle=(0, (4, 4)), label="teacher, beam")
+        for side, name in enumerate(("default: reconstructed", "best copied or projected start")):
+            groups = [pair[side] for pair in budgets.values()]
+            scores, spread = [mean(group, "test_bleu") for group in groups], [spread_of(group) for group in groups]
+            style = {"marker": MARKERS[side], "color": COLOURS[side], "capsize": 3, "label": name}
+            axes.errorbar(list(budgets), scores, yerr=spread, **style)
+        axes.set(title=student, xscale="log", xlabel="updates")
+        drawn |= budgets.keys()
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("BLEU, test set, greedy")
+    panels[0].set_xticks(sorted(drawn), [f"{updates:,}" for updates in sorted(drawn)], minor=False)
+    for axes in panels:
+        axes.minorticks_off()
+        axes.tick_params(axis="x", rotation=60)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.output, dpi=150)
+
+
+def spread_of(group: list[dict]) -> float:
+    """Standard deviation over seeds; of a single one nothing is drawn."""
+    return statistics.stdev(row["test_bleu"] for row in group) if len(group) > 1 else 0.0
+
+
+if __name__ == "__main__":
+    main()
