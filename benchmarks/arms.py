@@ -13,6 +13,13 @@ STUDENTS: dict[str, StudentShape] = {
     "4+1": StudentShape(decoder_layers=1),
     "2+1": StudentShape(encoder_layers=2, decoder_layers=1),
     "4+1-half": StudentShape(decoder_layers=1, d_model=128, ffn_dim=256, attention_heads=2),
+    "4+1-half-all": StudentShape(  # every encoder layer is fed by all four, its own last: that is where it starts
+        decoder_layers=1,
+        d_model=128,
+        ffn_dim=256,
+        attention_heads=2,
+        encoder_groups=((1, 2, 3, 0), (0, 2, 3, 1), (0, 1, 3, 2), (0, 1, 2, 3)),
+    ),
     "2+2-half": StudentShape(encoder_layers=2, decoder_layers=2, d_model=128, ffn_dim=256, attention_heads=2),
     "6+1": StudentShape(encoder_layers=6, decoder_layers=1),
     "3+1": StudentShape(encoder_layers=3, decoder_layers=1),
