@@ -4,10 +4,15 @@
 
 Each point is an arm at its best learning rate on validation, the mean over its seeds, with their standard deviation
 where there are several; the control is the best one of its budget. ``--teacher_bleu`` is the line: the teacher's score.
+
+Printed: how many updates the control needs for what the default has after so many, on a straight line in the logarithm
+of the updates between the control's two nearest budgets.
 """
 
 import argparse
+import math
 import statistics
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -31,17 +36,22 @@ def main() -> None:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = figure.subplots(1, len(options.students), sharex=True, sharey=True, squeeze=False)[0]
     drawn: set[int] = set()
+    print("| student | updates | default | updates the control needs |\n|---|---|---|---|")
     for axes, student in zip(panels, options.students, strict=True):
         rows = [run for run in runs if run["student"] == student]
         sizes = sorted({row["updates"] for row in rows})
-        budgets = {updates: contest([row for row in rows if row["updates"] == updates]) for updates in sizes}
-        budgets = {updates: pair for updates, pair in budgets.items() if pair is not None}
+        contests = ((updates, contest([row for row in rows if row["updates"] == updates])) for updates in sizes)
+        budgets = {updates: pair for updates, pair in contests if pair is not None}
         axes.axhline(options.teacher_bleu, color="black", linewidth=1, linestyle=(0, (4, 4)), label="teacher, beam")
+        curves: list[dict[int, float]] = []
         for side, name in enumerate(("default: reconstructed", "best copied or projected start")):
             groups = [pair[side] for pair in budgets.values()]
             scores, spread = [mean(group, "test_bleu") for group in groups], [spread_of(group) for group in groups]
+            curves.append(dict(zip(budgets, scores, strict=True)))
             style = {"marker": MARKERS[side], "color": COLOURS[side], "capsize": 3, "label": name}
             axes.errorbar(list(budgets), scores, yerr=spread, **style)
+        for updates, score in curves[0].items():
+            print(f"| {student} | {updates:,} | {score:.1f} | {needed(curves[1], score)} |")
         axes.set(title=student, xscale="log", xlabel="updates")
         drawn |= budgets.keys()
         axes.grid(alpha=0.25)
@@ -53,6 +63,17 @@ def main() -> None:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=150)
+
+
+def needed(curve: dict[int, float], score: float) -> str:
+    """Updates at which a curve ``{updates: score}`` comes to a score."""
+    if score <= min(curve.values()):
+        return f"at most {min(curve):,}"
+    for (before, low), (after, high) in pairwise(sorted(curve.items())):
+        if low < score <= high:
+            share = (score - low) / (high - low)
+            return f"{math.exp((1 - share) * math.log(before) + share * math.log(after)):,.0f}"
+    return f"more than {max(curve):,}"
 
 
 def spread_of(group: list[dict]) -> float:

@@ -80,6 +80,14 @@ def test_minutes_are_those_of_the_processor_where_they_were_recorded():
     assert tables.cost([row("pca", 1e-3, 1, 0, 0, seconds=240.0)]) == "~4.0"
 
 
+def test_the_updates_that_a_control_needs_lie_on_a_line_in_their_logarithm():
+    needed = importlib.import_module("curves").needed
+    curve = {100: 10.0, 1_000: 20.0, 4_000: 30.0}
+    assert needed(curve, 15.0) == f"{numpy.exp(numpy.interp(15, [10, 20], numpy.log([100, 1000]))):,.0f}" == "316"
+    assert needed(curve, 25.0) == "2,000" and needed(curve, 20.0) == "1,000"
+    assert needed(curve, 31.0) == "more than 4,000" and needed(curve, 9.0) == "at most 100"
+
+
 # --- the whole way, with a tiny teacher ---
 
 
