@@ -1,6 +1,7 @@
-"""Draws test BLEU against greedy decoding speed: every arm a point, every budget a panel, the teacher a line.
+r"""Draws test BLEU against greedy decoding speed: every arm a point, every budget a panel, the teacher a line.
 
-    python benchmarks/picture.py --students 4+1 2+1 2+2-half 4+1-half --updates 300 1530 --output docs/benchmarks.png
+    python benchmarks/picture.py --students 4+1 2+1 2+2-half 4+1-half --updates 300 1000 1530 \
+        --output docs/benchmarks.png
 
 Arms and scores come from ``results.jsonl`` (each arm at its best learning rate on validation, the mean over its seeds),
 the speed of a shape from ``speed.json``.
@@ -8,6 +9,7 @@ the speed of a shape from ``speed.json``.
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -63,6 +65,7 @@ def main() -> None:
     options = parse()
     runs = load(options.results)
     shapes, teacher = speeds(options, runs)
+    fastest = max(shapes[student] for student in options.students)
     figure = Figure(figsize=(10, 5), layout="constrained")
     panels = figure.subplots(1, len(options.updates), sharey=True, sharex=True, squeeze=False)[0]
     for axes, updates in zip(panels, options.updates, strict=True):
@@ -73,12 +76,12 @@ def main() -> None:
             style = {"s": 50, "marker": marker, "color": colour, "edgecolor": "white", "linewidth": 0.5, "zorder": 3}
             across = [x + ASIDE * (k - (len(KINDS) - 1) / 2) for x, _ in found]
             axes.scatter(across, [y for _, y in found], label=kind, **style)
-        for student in options.students:
-            above = axes.get_xaxis_transform()
-            axes.text(shapes[student], 1.01, student, rotation=90, ha="center", va="bottom", transform=above)
+        at, above = -math.inf, axes.get_xaxis_transform()
+        for student in sorted(options.students, key=shapes.get):
+            at = max(shapes[student], at + 0.06 * fastest)  # names do not overlap
+            axes.text(at, 1.01, student, rotation=90, ha="center", va="bottom", transform=above)
         axes.set_xlabel(f"times the teacher's speed, {updates:,} updates")
         axes.grid(alpha=0.25)
-    fastest = max(shapes[student] for student in options.students)
     panels[0].set(ylabel="BLEU, test set, greedy", xlim=(0, 1.08 * fastest), ylim=(-1, None))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"speed: {options.runtime}, greedy, batch {options.batch_size}", fontsize="medium")
