@@ -11,12 +11,11 @@ of the updates between the control's two nearest budgets.
 
 import argparse
 import math
-import statistics
 from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import HERE, contest, load, mean
+from tables import HERE, by_budget, contest, load, mean, spread
 
 from hf_weight_distill.report.pictures import COLOURS, MARKERS
 
@@ -32,24 +31,22 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    runs = load(options.results)
+    contests = [(key, contest(rows)) for key, rows in sorted(by_budget(load(options.results)).items())]
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = figure.subplots(1, len(options.students), sharex=True, sharey=True, squeeze=False)[0]
     drawn: set[int] = set()
     print("| student | updates | default | updates the control needs |\n|---|---|---|---|")
     for axes, student in zip(panels, options.students, strict=True):
-        rows = [run for run in runs if run["student"] == student]
-        sizes = sorted({row["updates"] for row in rows})
-        contests = ((updates, contest([row for row in rows if row["updates"] == updates])) for updates in sizes)
-        budgets = {updates: pair for updates, pair in contests if pair is not None}
+        budgets = {updates: pair for (shape, updates), pair in contests if shape == student and pair is not None}
         axes.axhline(options.teacher_bleu, color="black", linewidth=1, linestyle=(0, (4, 4)), label="teacher, beam")
         curves: list[dict[int, float]] = []
         for side, name in enumerate(("default: reconstructed", "best copied or projected start")):
             groups = [pair[side] for pair in budgets.values()]
-            scores, spread = [mean(group, "test_bleu") for group in groups], [spread_of(group) for group in groups]
+            scores = [mean(group, "test_bleu") for group in groups]
+            bars = [spread(group, "test_bleu") for group in groups]
             curves.append(dict(zip(budgets, scores, strict=True)))
             style = {"marker": MARKERS[side], "color": COLOURS[side], "capsize": 3, "label": name}
-            axes.errorbar(list(budgets), scores, yerr=spread, **style)
+            axes.errorbar(list(budgets), scores, yerr=bars, **style)
         for updates, score in curves[0].items():
             print(f"| {student} | {updates:,} | {score:.1f} | {needed(curves[1], score)} |")
         axes.set(title=student, xscale="log", xlabel="updates")
@@ -74,11 +71,6 @@ def needed(curve: dict[int, float], score: float) -> str:
             share = (score - low) / (high - low)
             return f"{math.exp((1 - share) * math.log(before) + share * math.log(after)):,.0f}"
     return f"more than {max(curve):,}"
-
-
-def spread_of(group: list[dict]) -> float:
-    """Standard deviation over seeds; of a single one nothing is drawn."""
-    return statistics.stdev(row["test_bleu"] for row in group) if len(group) > 1 else 0.0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tables import CONTROLS, HERE, best, load, mean, run_name
 from hf_weight_distill.report.pictures import COLOURS, MARKERS
 
 KINDS = {  # of arms, by the beginning of their names
-    "default: reconstructed": ("fitted",),
+    "reconstructed start": ("fitted",),
     "copied or projected layers": CONTROLS,
     "generator of the weights": ("generator",),
     "paper's recipe": ("paper",),

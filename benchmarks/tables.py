@@ -29,6 +29,14 @@ def run_name(row: dict) -> str:
     return f"{row['student']}-{row['arm']}-{row['updates']}-{row['learning_rate']:g}-{row['seed']}"
 
 
+def by_budget(rows: list[dict]) -> dict[tuple[str, int], list[dict]]:
+    """``{(student, updates): runs}`` in the order of the file."""
+    groups: dict[tuple[str, int], list[dict]] = defaultdict(list)
+    for row in rows:
+        groups[row["student"], row["updates"]].append(row)
+    return groups
+
+
 def by_rate(rows: list[dict]) -> dict[str, dict[float, list[dict]]]:
     """``{arm: {learning rate: runs}}``, arms in the order of the file."""
     groups: dict[str, dict[float, list[dict]]] = defaultdict(lambda: defaultdict(list))
@@ -54,10 +62,14 @@ def mean(rows: list[dict], field: str) -> float:
     return statistics.mean(row[field] for row in rows)
 
 
+def spread(rows: list[dict], field: str) -> float:
+    """Standard deviation over seeds; 0 for a single one."""
+    return statistics.stdev(row[field] for row in rows) if len(rows) > 1 else 0.0
+
+
 def cell(rows: list[dict], field: str) -> str:
     """Mean, and the standard deviation over seeds where there are several."""
-    spread = f" ± {statistics.stdev(row[field] for row in rows):.1f}" if len(rows) > 1 else ""
-    return f"{mean(rows, field):.1f}{spread}"
+    return f"{mean(rows, field):.1f}" + (f" ± {spread(rows, field):.1f}" if len(rows) > 1 else "")
 
 
 def cost(rows: list[dict]) -> str:
@@ -120,10 +132,12 @@ def main() -> None:
     parser.add_argument("--updates", type=int, help="one budget only")
     parser.add_argument("--summary", action="store_true", help="the default's start against the best control")
     options = parser.parse_args()
-    groups: dict[tuple[str, int], list[dict]] = defaultdict(list)
-    for row in load(options.results):
-        if options.student in (None, row["student"]) and options.updates in (None, row["updates"]):
-            groups[row["student"], row["updates"]].append(row)
+    runs = [
+        row
+        for row in load(options.results)
+        if options.student in (None, row["student"]) and options.updates in (None, row["updates"])
+    ]
+    groups = by_budget(runs)
     if options.summary:
         print(summary(groups))
         return
