@@ -5,7 +5,7 @@ updates, learning rate and seed are the run's. ``phase1`` is the share of the up
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from hf_weight_distill import RECIPES, StudentShape
 
@@ -21,6 +21,7 @@ STUDENTS: dict[str, StudentShape] = {
         encoder_groups=((1, 2, 3, 0), (0, 2, 3, 1), (0, 1, 3, 2), (0, 1, 2, 3)),
     ),
     "2+2-half": StudentShape(encoder_layers=2, decoder_layers=2, d_model=128, ffn_dim=256, attention_heads=2),
+    "4+1-quarter": StudentShape(decoder_layers=1, d_model=64, ffn_dim=128, attention_heads=1),
     "6+1": StudentShape(encoder_layers=6, decoder_layers=1),
     "3+1": StudentShape(encoder_layers=3, decoder_layers=1),
     "same": StudentShape(),
@@ -31,14 +32,15 @@ STUDENTS: dict[str, StudentShape] = {
 class Arm:
     """One arm; ``config`` replaces fields of ``WeightDistillConfig``, ``args`` training arguments.
 
-    ``finetune_rate`` is the learning rate of phase 2 as a factor of phase 1's; ``gold`` trains on the gold targets.
+    ``finetune_rate`` is the learning rate of phase 2 as a factor of phase 1's; ``labels`` are the targets: the teacher's
+    translations, the gold ones or both.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     phase1: float = 0.0
     args: dict[str, Any] = field(default_factory=dict)
     finetune_rate: float = 1.0
-    gold: bool = False
+    labels: Literal["teacher", "gold", "both"] = "teacher"
 
 
 _COPIED = {"layers": "first", "reconstruction": "none"}
@@ -46,12 +48,12 @@ _KL = {"generator_objectives": {"kl": 1.0}, "finetune_objectives": {"kl": 1.0}}
 _PAPER = {"source_options": RECIPES["paper"].source_options, "start": "random"}
 
 
-def _copied(layers: str = "first", **config: Any) -> Arm:
-    return Arm({"source": "direct", **_COPIED, "layers": layers, **config})
+def _copied(layers: str = "first", labels: str = "teacher", **config: Any) -> Arm:
+    return Arm({"source": "direct", **_COPIED, "layers": layers, **config}, labels=labels)
 
 
-def _fitted(**config: Any) -> Arm:
-    return Arm({"source": "direct", **config})
+def _fitted(labels: str = "teacher", **config: Any) -> Arm:
+    return Arm({"source": "direct", **config}, labels=labels)
 
 
 def _generator(phase1: float, config: dict[str, Any], factor: float = 0.05, **options: Any) -> Arm:
@@ -73,18 +75,21 @@ def _pruned(sparsity: float, self_distilled: bool) -> Arm:
 
 
 ARMS: dict[str, Arm] = {
-    "random-ce": Arm({"source": "direct", "start": "random"}, gold=True),
+    "random-ce": Arm({"source": "direct", "start": "random"}, labels="gold"),
     "random-seqkd": Arm({"source": "direct", "start": "random"}),
     "random-kl": Arm({"source": "direct", "start": "random", **_KL}),
     "copied-first": _copied("first"),
     "copied-last": _copied("last"),
     "copied-spaced": _copied("spaced"),
     "copied-first-kl": _copied("first", **_KL),
+    "copied-first-both": _copied("first", labels="both"),
     "uniform": _copied(width="uniform"),
     "importance": _copied(width="importance"),
     "pca": _copied(width="pca"),
     "pca-kl": _copied(width="pca", **_KL),
+    "pca-both": _copied(width="pca", labels="both"),
     "fitted": _fitted(),
+    "fitted-both": _fitted(labels="both"),
     "fitted-kl": _fitted(**_KL),
     "fitted-importance": _fitted(width="importance"),
     "generator-fitted": _generator(0.5, {}),

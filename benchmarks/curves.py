@@ -37,7 +37,9 @@ def main() -> None:
     drawn: set[int] = set()
     print("| student | updates | default | updates the control needs |\n|---|---|---|---|")
     for axes, student in zip(panels, options.students, strict=True):
-        budgets = {updates: pair for (shape, updates), pair in contests if shape == student and pair is not None}
+        budgets = {
+            budget.updates: pair for budget, pair in contests if (student, 0) == (budget.student, budget.sentences) and pair
+        }
         axes.axhline(options.teacher_bleu, color="black", linewidth=1, linestyle=(0, (4, 4)), label="teacher, beam")
         curves: list[dict[int, float]] = []
         for side, name in enumerate(("default: reconstructed", "best copied or projected start")):

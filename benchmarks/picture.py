@@ -63,14 +63,14 @@ def points(rows: list[dict], shapes: dict[str, float]) -> dict[str, list[tuple[f
 
 def main() -> None:
     options = parse()
-    runs = load(options.results)
+    runs = [row for row in load(options.results) if "sentences" not in row]
     shapes, teacher = speeds(options, runs)
     fastest = max(shapes[student] for student in options.students)
     figure = Figure(figsize=(10, 5), layout="constrained")
     panels = figure.subplots(1, len(options.updates), sharey=True, sharex=True, squeeze=False)[0]
     for axes, updates in zip(panels, options.updates, strict=True):
         axes.axhline(teacher, color="black", linewidth=1, linestyle=(0, (4, 4)), label=f"teacher, {teacher:.1f}")
-        rows = [row for row in runs if row["updates"] == updates and row["student"] in options.students]
+        rows = [row for row in runs if row["student"] in options.students and row["updates"] == updates]
         kinds = points(rows, shapes).items()
         for k, ((kind, found), marker, colour) in enumerate(zip(kinds, MARKERS, COLOURS, strict=True)):
             style = {"s": 50, "marker": marker, "color": colour, "edgecolor": "white", "linewidth": 0.5, "zorder": 3}

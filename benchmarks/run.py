@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from arms import ARMS, STUDENTS
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from tables import HERE, load, run_name
 from transformers import PreTrainedModel
 
@@ -43,6 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--sentences", type=int, help="train on the first so many pairs; without it on all of them")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="target tokens a batch, padding included")
     parser.add_argument("--num_beams", type=int, default=4, help="beam of the pseudo labels")
     parser.add_argument("--labels", type=Path, default=HERE / "runs" / "labels")
@@ -53,15 +54,19 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def features(options: argparse.Namespace, distiller: WeightDistiller, gold: bool) -> Dataset:
-    """Training features: gold pairs, or the teacher's translations."""
+def features(options: argparse.Namespace, distiller: WeightDistiller, labels: str) -> Dataset:
+    """Training features: the teacher's translations, gold pairs or both."""
     pairs = load_pairs(str(options.data / "train.jsonl.gz"))
-    if not gold:
+    kinds = {"gold": pairs.select_columns(["source", "target"])}
+    if labels != "gold":
         labelled = generate_pseudo_labels(
             distiller.teacher, distiller.tokenizer, pairs, options.labels, num_beams=options.num_beams, batch_size=64
         )
-        pairs = teacher_pairs(labelled)
-    return tokenize_pairs(pairs, distiller.tokenizer)
+        kinds["teacher"] = teacher_pairs(labelled)
+    chosen = list(kinds.values()) if labels == "both" else [kinds[labels]]
+    if options.sentences:
+        chosen = [kind.take(options.sentences) for kind in chosen]
+    return tokenize_pairs(concatenate_datasets(chosen), distiller.tokenizer)
 
 
 def training_arguments(
@@ -92,6 +97,8 @@ def training_arguments(
 def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
     """One arm at one learning rate with one seed: trains, scores validation and test."""
     key = {"teacher": Path(options.teacher).name, "student": options.student, "arm": name, "seed": seed}
+    if options.sentences:
+        key["sentences"] = options.sentences
     setting = {"budget": "updates", "updates": options.updates, "learning_rate": rate, "phase1": ARMS[name].phase1}
     arm, folder = ARMS[name], options.runs / run_name(key | setting)
     config = replace(WeightDistillConfig(pseudo_labels="none", label_smoothing=0.1), **arm.config)
@@ -100,7 +107,7 @@ def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
     )
     if torch.cuda.is_available():
         distiller.teacher.cuda()
-    train = features(options, distiller, arm.gold)
+    train = features(options, distiller, arm.labels)
     started, cpu = time.perf_counter(), time.process_time()
     first = round(arm.phase1 * options.updates)
     common = {"seed": seed, "tokens": options.tokens, **arm.args}
@@ -153,8 +160,13 @@ def scores(options: argparse.Namespace, distiller: WeightDistiller, student: Pre
 def finished(options: argparse.Namespace) -> set[tuple]:
     if not options.results.exists():
         return set()
-    rows = load(options.results)
-    return {(r["teacher"], r["student"], r["arm"], r["updates"], r["learning_rate"], r["seed"]) for r in rows}
+    return {identity(row) for row in load(options.results)}
+
+
+def identity(row: dict) -> tuple:
+    """What makes a run that run and no other."""
+    fields = ("teacher", "student", "sentences", "arm", "updates", "learning_rate", "seed")
+    return tuple(row.get(field) for field in fields)
 
 
 def main() -> None:
@@ -162,7 +174,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     for seed, name, rate in itertools.product(options.seeds, options.arms, options.learning_rates):
-        key = (Path(options.teacher).name, options.student, name, options.updates, rate, seed)
+        key = (Path(options.teacher).name, options.student, options.sentences, name, options.updates, rate, seed)
         if key in finished(options):
             continue
         row = run(options, name, rate, seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
-from tables import HERE, best, load, run_name
+from tables import HERE, Budget, best, by_budget, load, run_name
 
 from hf_weight_distill.data import load_pairs
 
@@ -21,6 +21,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--student", required=True)
     parser.add_argument("--updates", required=True, type=int)
+    parser.add_argument("--sentences", type=int, default=0)
     parser.add_argument("--baseline", required=True)
     parser.add_argument("--arms", required=True, nargs="+")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
@@ -36,7 +37,7 @@ def translations(folder: Path, row: dict) -> list[str]:
 def main() -> None:
     options = parse()
     folder = options.results.parent / "translations"
-    rows = [r for r in load(options.results) if (r["student"], r["updates"]) == (options.student, options.updates)]
+    rows = by_budget(load(options.results))[Budget(options.student, options.updates, options.sentences)]
     groups = {group[0]["arm"]: {row["seed"]: row for row in group} for group in best(rows)}
     references = [list(load_pairs(str(options.data / "test.jsonl.gz"))["target"])]
     print("| arm | seed | BLEU | baseline | p | chrF | baseline | p |\n|---|---|---|---|---|---|---|---|")

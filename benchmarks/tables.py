@@ -14,6 +14,7 @@ import json
 import statistics
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent
 CONTROLS = ("copied", "pca", "importance", "uniform")  # starts without reconstruction, trained on
@@ -26,14 +27,27 @@ def load(path: Path) -> list[dict]:
 
 def run_name(row: dict) -> str:
     """What the files of a run are called."""
-    return f"{row['student']}-{row['arm']}-{row['updates']}-{row['learning_rate']:g}-{row['seed']}"
+    name = f"{row['student']}-{row['arm']}-{row['updates']}-{row['learning_rate']:g}-{row['seed']}"
+    return f"{name}-of-{row['sentences']}" if "sentences" in row else name
 
 
-def by_budget(rows: list[dict]) -> dict[tuple[str, int], list[dict]]:
-    """``{(student, updates): runs}`` in the order of the file."""
-    groups: dict[tuple[str, int], list[dict]] = defaultdict(list)
+class Budget(NamedTuple):
+    """What the arms of a comparison share; ``sentences`` is 0 for all pairs of the training set."""
+
+    student: str
+    updates: int
+    sentences: int = 0
+
+    def __str__(self) -> str:
+        few = f", {self.sentences:,} sentences" if self.sentences else ""
+        return f"{self.student}, {self.updates:,} updates{few}"
+
+
+def by_budget(rows: list[dict]) -> dict[Budget, list[dict]]:
+    """Runs by what they share, in the order of the file."""
+    groups: dict[Budget, list[dict]] = defaultdict(list)
     for row in rows:
-        groups[row["student"], row["updates"]].append(row)
+        groups[Budget(row["student"], row["updates"], row.get("sentences", 0))].append(row)
     return groups
 
 
@@ -108,20 +122,20 @@ def contest(rows: list[dict]) -> tuple[list[dict], list[dict]] | None:
     return tuple([row for row in group if row["seed"] in seeds] for group in (ours, control))
 
 
-def summary(groups: dict[tuple[str, int], list[dict]]) -> str:
+def summary(groups: dict[Budget, list[dict]]) -> str:
     """``fitted`` against the best control, on the seeds that both have."""
     lines = [
         "| student | updates | seeds | best control | its BLEU | `fitted` | difference |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (student, updates), rows in groups.items():
+    for budget, rows in groups.items():
         pair = contest(rows)
         if pair is None:
             continue
         ours, theirs = pair
         difference = mean(ours, "test_bleu") - mean(theirs, "test_bleu")
         scores = f"{cell(theirs, 'test_bleu')} | {cell(ours, 'test_bleu')} | {difference:+.1f}"
-        lines.append(f"| {student} | {updates:,} | {len(ours)} | `{theirs[0]['arm']}` | {scores} |")
+        lines.append(f"| {budget.student} | {budget.updates:,} | {len(ours)} | `{theirs[0]['arm']}` | {scores} |")
     return "\n".join(lines)
 
 
@@ -141,8 +155,8 @@ def main() -> None:
     if options.summary:
         print(summary(groups))
         return
-    for (student, updates), rows in groups.items():
-        print(f"### {student}, {updates:,} updates\n\n{table(rows)}\n")
+    for budget, rows in groups.items():
+        print(f"### {budget}\n\n{table(rows)}\n")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_the_summary_compares_the_seeds_that_both_arms_have():
     rows = [row("fitted", 1e-3, seed, 30.0, 31.0 + seed) for seed in (1, 2)]
     rows += [row("copied-first", 1e-3, 2, 20.0, 21.5), row("copied-last", 1e-3, 2, 19.0, 40.0)]
     rows += [row("random-seqkd", 1e-3, 2, 90.0, 90.0), row("pca-kl", 1e-3, 2, 90.0, 90.0)]  # not controls
-    line = tables.summary({("4+1", 300): rows}).splitlines()[-1]
+    line = tables.summary(tables.by_budget(rows)).splitlines()[-1]
     assert line == "| 4+1 | 300 | 1 | `copied-first` | 21.5 | 33.0 | +11.5 |"
 
 
