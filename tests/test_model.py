@@ -69,12 +69,27 @@ def test_generate_is_the_materialised_students_and_follows_training(family):
     assert not torch.equal(model.generate(**inputs), first)
 
 
-def test_autocast_leaves_the_generator_in_float32():
+def test_autocast_projects_matrices_in_half_precision_and_nothing_else():
     teacher, model = build()
-    model.eval()
+    exact = model.eval().student_weights()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert {w.dtype for w in model.student_weights().values()} == {torch.float32}
+        rounded = model.student_weights()
         assert torch.isfinite(model(**random_batch(teacher)).loss)
+    assert {w.dtype for w in rounded.values()} == {torch.float32}
+    differ = {name for name, weight in exact.items() if not torch.equal(weight, rounded[name])}
+    projected = {n for c in model.plan.generated if "model" in c.axes and len(c.axes) == 2 for n in c.student_names}
+    assert differ == projected
+    for name in differ:
+        torch.testing.assert_close(rounded[name], exact[name], rtol=0, atol=2**-7 * exact[name].abs().max().item())
+
+
+def test_a_class_that_nothing_changes_is_its_shift_alone():
+    teacher, model = build(shape=StudentShape(decoder_layers=1))
+    path = "model.encoder.layers.{}.fc1.weight"
+    key = path.replace(".", "/")
+    assert key not in model.source.teacher and key.replace("encoder", "decoder") in model.source.teacher
+    for layer in range(4):
+        assert torch.equal(model.source.shift[key][layer], teacher.get_parameter(path.format(layer)))
 
 
 def test_a_zero_padding_row_stays_zero_and_takes_no_gradient():

@@ -83,29 +83,35 @@ class Inspection:
     projections: dict[str, Tensor] = field(default_factory=dict)
 
 
-def contract(teacher: Tensor, mix: Tensor, out: Tensor | None = None, inner: Tensor | None = None) -> Tensor:
+def contract(
+    teacher: Tensor, mix: Tensor | None = None, out: Tensor | None = None, inner: Tensor | None = None
+) -> Tensor:
     r"""The teacher's tensors, mixed over layers and projected on both sides.
 
     .. math:: W_{spq} = \sum_{g,o,i} T_{sgoi}\, mix_{sg}\, out_{sop}\, in_{siq}
 
     Layers first, then output, then input: the projections then act on one matrix a student layer and not on every
-    teacher layer. Projections with a leading 1 serve all student layers.
+    teacher layer. Projections with a leading 1 serve all student layers. Under autocast matrices are projected in its
+    precision, which is that in which the student multiplies with them; mixing and vectors stay as they are.
 
     Args:
         teacher: ``T_SGOI`` or ``T_SGO``.
-        mix: ``mix_SG``.
+        mix: ``mix_SG``; ``None`` takes the first layer of every group.
         out: ``(S | 1, O, P)`` or ``None`` for the identity.
         inner: ``(S | 1, I, Q)`` or ``None``.
 
     Returns:
-        ``W_SPQ`` or ``W_SP``.
+        ``W_SPQ`` or ``W_SP``, in the teacher's dtype.
     """
-    mixed = torch.einsum("sg...,sg->s...", teacher, mix)
+    with torch.autocast(teacher.device.type, enabled=False):
+        mixed = teacher[:, 0] if mix is None else torch.einsum("sg...,sg->s...", teacher, mix)
+        if teacher.dim() == 3:
+            return mixed if out is None else torch.einsum("so,sop->sp", mixed, out.expand(len(mixed), -1, -1))
     if out is not None:
-        mixed = torch.einsum("so...,sop->sp...", mixed, out.expand(len(mixed), -1, -1))
+        mixed = torch.einsum("soi,sop->spi", mixed, out.expand(len(mixed), -1, -1))
     if inner is not None:
         mixed = mixed @ inner
-    return mixed
+    return mixed.to(teacher)
 
 
 class WeightSource(nn.Module):

@@ -113,7 +113,10 @@ class Generator(WeightSource):
         if scale:
             self.scale[spec.key] = nn.Parameter(torch.ones(shape))
         missing = torch.zeros(shape)
-        if from_start:
+        if from_start and shift and not scale and not spec.changed:
+            del self.teacher[spec.key]  # a teacher that nothing acts on and a shift of it are one parameter
+            missing = spec.start.weight.clone()
+        elif from_start:
             with torch.no_grad():
                 missing = spec.start.weight - self.generated(spec.key)
         if shift:
@@ -130,10 +133,9 @@ class Generator(WeightSource):
 
     def generated(self, key: str) -> Tensor:
         """What the teacher contributes: ``scale * phi(contraction)``."""
-        teacher = self.teacher[key]
-        mix = self.mixing(key) if key in self.mix else torch.ones(teacher.shape[:2], device=teacher.device)
+        mix = self.mixing(key) if key in self.mix else None
         sides = [self.projections[name] if name else None for name in self.axes[key]]
-        weight = contract(teacher, mix, *sides)
+        weight = contract(self.teacher[key], mix, *sides)
         if key in self.plain:
             return weight
         weight = ACTIVATIONS[self.activation](weight)
@@ -141,11 +143,9 @@ class Generator(WeightSource):
 
     def weight(self, key: str) -> Tensor:
         """``W_SPQ`` of one class."""
-        weight = self.generated(key)
-        for shifts in (self.shift, self.fixed_shift):
-            if key in shifts:
-                weight = weight + shifts[key]
-        return weight
+        parts = [self.generated(key)] if key in self.teacher else []
+        parts += [shifts[key] for shifts in (self.shift, self.fixed_shift) if key in shifts]
+        return sum(parts[1:], start=parts[0])
 
     @torch.no_grad()
     def inspected(self) -> Inspection:
@@ -184,6 +184,9 @@ class _Frozen(nn.Module):
 
     def __getitem__(self, key: str) -> Tensor:
         return self._buffers[key]
+
+    def __delitem__(self, key: str) -> None:
+        del self._buffers[key]
 
     def __contains__(self, key: str) -> bool:
         return key in self._buffers
