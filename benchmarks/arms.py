@@ -32,8 +32,8 @@ STUDENTS: dict[str, StudentShape] = {
 class Arm:
     """One arm; ``config`` replaces fields of ``WeightDistillConfig``, ``args`` training arguments.
 
-    ``finetune_rate`` is the learning rate of phase 2 as a factor of phase 1's; ``labels`` are the targets: the teacher's
-    translations, the gold ones or both.
+    ``finetune_rate`` is the learning rate of phase 2 as a factor of phase 1's; ``labels`` are the targets: the
+    teacher's translations, the gold ones or both.
     """
 
     config: dict[str, Any] = field(default_factory=dict)

@@ -31,15 +31,14 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    contests = [(key, contest(rows)) for key, rows in sorted(by_budget(load(options.results)).items())]
+    runs = [row for row in load(options.results) if "sentences" not in row]
+    contests = [(budget, contest(rows)) for budget, rows in sorted(by_budget(runs).items())]
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = figure.subplots(1, len(options.students), sharex=True, sharey=True, squeeze=False)[0]
     drawn: set[int] = set()
     print("| student | updates | default | updates the control needs |\n|---|---|---|---|")
     for axes, student in zip(panels, options.students, strict=True):
-        budgets = {
-            budget.updates: pair for budget, pair in contests if (student, 0) == (budget.student, budget.sentences) and pair
-        }
+        budgets = {budget.updates: pair for budget, pair in contests if budget.student == student and pair is not None}
         axes.axhline(options.teacher_bleu, color="black", linewidth=1, linestyle=(0, (4, 4)), label="teacher, beam")
         curves: list[dict[int, float]] = []
         for side, name in enumerate(("default: reconstructed", "best copied or projected start")):
