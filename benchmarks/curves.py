@@ -5,8 +5,8 @@
 Each point is an arm at its best learning rate on validation, the mean over its seeds, with their standard deviation
 where there are several; the control is the best one of its budget. ``--teacher_bleu`` is the line: the teacher's score.
 
-Printed: how many updates the control needs for what the default has after so many, on a straight line in the logarithm
-of the updates between the control's two nearest budgets.
+Printed, with the control's BLEU on straight lines in the logarithm of the updates between its budgets: how many updates
+it needs for what the default has, and what it has after the processor time that the default took, closed form included.
 """
 
 import argparse
@@ -36,7 +36,8 @@ def main() -> None:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = figure.subplots(1, len(options.students), sharex=True, sharey=True, squeeze=False)[0]
     drawn: set[int] = set()
-    print("| student | updates | default | updates the control needs |\n|---|---|---|---|")
+    print("| student | updates | default | updates the control needs | control's updates in the same time | its BLEU |")
+    print("|---|---|---|---|---|---|")
     for axes, student in zip(panels, options.students, strict=True):
         budgets = {budget.updates: pair for budget, pair in contests if budget.student == student and pair is not None}
         axes.axhline(options.teacher_bleu, color="black", linewidth=1, linestyle=(0, (4, 4)), label="teacher, beam")
@@ -49,7 +50,9 @@ def main() -> None:
             style = {"marker": MARKERS[side], "color": COLOURS[side], "capsize": 3, "label": name}
             axes.errorbar(list(budgets), scores, yerr=bars, **style)
         for updates, score in curves[0].items():
-            print(f"| {student} | {updates:,} | {score:.1f} | {needed(curves[1], score)} |")
+            equal = round(updates * time_ratio(*budgets[updates]))
+            cells = [f"{updates:,}", f"{score:.1f}", needed(curves[1], score), f"{equal:,}", reached(curves[1], equal)]
+            print(f"| {student} | {' | '.join(cells)} |")
         axes.set(title=student, xscale="log", xlabel="updates")
         drawn |= budgets.keys()
         axes.grid(alpha=0.25)
@@ -61,6 +64,21 @@ def main() -> None:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=150)
+
+
+def time_ratio(ours: list[dict], theirs: list[dict]) -> float:
+    """Processor time of a run of the default, in runs of the control; 1 where it was not recorded."""
+    timed = [[row for row in group if "cpu_seconds" in row] for group in (ours, theirs)]
+    return mean(timed[0], "cpu_seconds") / mean(timed[1], "cpu_seconds") if all(timed) else 1.0
+
+
+def reached(curve: dict[int, float], updates: int) -> str:
+    """BLEU to which a curve ``{updates: score}`` comes after so many updates."""
+    for (before, low), (after, high) in pairwise(sorted(curve.items())):
+        if before <= updates <= after:
+            share = math.log(updates / before) / math.log(after / before)
+            return f"{low + share * (high - low):.1f}"
+    return "not run"
 
 
 def needed(curve: dict[int, float], score: float) -> str:

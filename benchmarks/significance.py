@@ -1,8 +1,10 @@
-"""Paired bootstrap (sacreBLEU's own) of arms against a baseline, on the kept translations of the test set.
+"""Paired bootstrap (sacreBLEU's own) on the kept translations of the test set.
 
-    python benchmarks/significance.py --data DATA --student 4+1 --updates 300 --baseline copied-first --arms fitted
+    python benchmarks/significance.py --data DATA       # the default's start against the best control, every budget
+    python benchmarks/significance.py --data DATA --student 4+1 --updates 300 --baseline copied-first --arms fitted-kl
 
-Each arm and the baseline stand at their best learning rate on validation; seed k is compared with seed k.
+Each arm stands at its best learning rate on validation; seed k is compared with seed k. p is at least one part in so
+many resamples, by construction.
 """
 
 import argparse
@@ -11,22 +13,39 @@ from pathlib import Path
 
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
-from tables import HERE, Budget, best, by_budget, load, run_name
+from tables import HERE, Budget, best, by_budget, cell, contest, load, mean, run_name
 
 from hf_weight_distill.data import load_pairs
+
+SUMMARY = "student|updates|sentences|seeds|best control|its BLEU|`fitted`|difference|p, each seed|chrF"
+PAIRS = "arm|seed|BLEU|baseline|p|chrF|baseline|p"
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--student", required=True)
-    parser.add_argument("--updates", required=True, type=int)
-    parser.add_argument("--sentences", type=int, default=0)
-    parser.add_argument("--baseline", required=True)
-    parser.add_argument("--arms", required=True, nargs="+")
+    parser.add_argument("--student", help="one student only")
+    parser.add_argument("--updates", type=int, help="one number of updates only")
+    parser.add_argument("--sentences", type=int, help="one size of the training set only, 0 for all of it")
+    parser.add_argument("--baseline", help="compare with this arm; without it fitted with the best control")
+    parser.add_argument("--arms", nargs="+", default=["fitted"], help="arms to compare with the baseline")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--resamples", type=int, default=1000)
     return parser.parse_args()
+
+
+def bootstrap(options: argparse.Namespace, baseline: dict, row: dict) -> dict[str, tuple[float, float, float]]:
+    """``{metric: (the baseline's score, the run's, p)}`` of two runs."""
+    folder = options.results.parent / "translations"
+    references = [list(load_pairs(str(options.data / "test.jsonl.gz"))["target"])]
+    systems = [(str(k), translations(folder, run)) for k, run in enumerate((baseline, row))]
+    metrics = {"BLEU": BLEU(references=references), "chrF": CHRF(references=references)}
+    _, scores = PairedTest(systems, metrics, None, test_type="bs", n_samples=options.resamples)()
+    return {
+        name: (before.score, found.score, found.p_value)
+        for name, (before, found) in scores.items()
+        if name in ("BLEU", "chrF2")
+    }
 
 
 def translations(folder: Path, row: dict) -> list[str]:
@@ -34,24 +53,42 @@ def translations(folder: Path, row: dict) -> list[str]:
     return gzip.decompress((folder / f"{run_name(row)}.txt.gz").read_bytes()).decode().splitlines()
 
 
-def main() -> None:
-    options = parse()
-    folder = options.results.parent / "translations"
-    rows = by_budget(load(options.results))[Budget(options.student, options.updates, options.sentences)]
+def summary(options: argparse.Namespace, budget: Budget, rows: list[dict]) -> None:
+    """One line: ``fitted`` against the best control, on the seeds that both have."""
+    pair = contest(rows)
+    if pair is None:
+        return
+    ours, theirs = (sorted(group, key=lambda row: row["seed"]) for group in pair)
+    difference = mean(ours, "test_bleu") - mean(theirs, "test_bleu")
+    found = [bootstrap(options, *runs)["BLEU"][2] for runs in zip(theirs, ours, strict=True)]
+    few = f"{budget.sentences:,}" if budget.sentences else "all"
+    line = [budget.student, f"{budget.updates:,}", few, str(len(ours)), f"`{theirs[0]['arm']}`"]
+    line += [cell(theirs, "test_bleu"), cell(ours, "test_bleu"), f"{difference:+.1f}"]
+    line += [", ".join(f"{p:.3f}" for p in found), ", ".join(cell(group, "test_chrf") for group in (theirs, ours))]
+    print(f"| {' | '.join(line)} |", flush=True)
+
+
+def against(options: argparse.Namespace, rows: list[dict]) -> None:
+    """A line an arm and seed."""
     groups = {group[0]["arm"]: {row["seed"]: row for row in group} for group in best(rows)}
-    references = [list(load_pairs(str(options.data / "test.jsonl.gz"))["target"])]
-    print("| arm | seed | BLEU | baseline | p | chrF | baseline | p |\n|---|---|---|---|---|---|---|---|")
     for arm in options.arms:
         for seed in sorted(groups[arm].keys() & groups[options.baseline].keys()):
-            systems = [(name, translations(folder, groups[name][seed])) for name in (options.baseline, arm)]
-            metrics = {"BLEU": BLEU(references=references), "chrF": CHRF(references=references)}
-            test = PairedTest(systems, metrics, None, test_type="bs", n_samples=options.resamples)
-            _, scores = test()
-            cells = []
-            for metric in ("BLEU", "chrF2"):
-                baseline, found = scores[metric]
-                cells += [f"{found.score:.1f} | {baseline.score:.1f} | {found.p_value:.3f}"]
+            scores = bootstrap(options, groups[options.baseline][seed], groups[arm][seed]).values()
+            cells = [f"{found:.1f} | {before:.1f} | {p:.3f}" for before, found, p in scores]
             print(f"| {arm} | {seed} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    options = parse()
+    asked = {name: getattr(options, name) for name in Budget._fields}
+    names = PAIRS if options.baseline else SUMMARY
+    print(f"|{names}|\n|{'---|' * len(names.split('|'))}")
+    for budget, rows in sorted(by_budget(load(options.results)).items()):
+        if all(value in (None, getattr(budget, name)) for name, value in asked.items()):
+            if options.baseline:
+                against(options, rows)
+            else:
+                summary(options, budget, rows)
 
 
 if __name__ == "__main__":

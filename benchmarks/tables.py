@@ -1,12 +1,7 @@
 """Prints the results file as Markdown: for each arm its best learning rate on validation, mean and spread over seeds.
 
-    python benchmarks/tables.py
+    python benchmarks/tables.py > benchmarks/TABLES.md
     python benchmarks/tables.py --student 4+1 --updates 300
-    python benchmarks/tables.py --summary       # the default's start against the best control, shape by shape
-
-The last column holds every learning rate that was tried, with its mean validation BLEU; 0 is a run whose loss was no
-number any more. ``minutes`` are CPU minutes where the run recorded them, with the closed form, the teacher's forward
-passes and the scoring in them, and the wall clock of a busy machine where it did not (``~``).
 """
 
 import argparse
@@ -17,6 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
+EXPLANATION = """\
+Made by `python benchmarks/tables.py` from `results.jsonl`. Each arm stands at its best learning rate on
+validation: mean and standard deviation over its seeds. The last column holds every rate that was tried with its
+mean validation BLEU; 0 is a run whose loss was no number any more. Minutes are of one CPU thread where the run
+recorded them, with the closed form, the teacher's forward passes and the scoring in them, and the wall clock of a
+busy machine where it did not (~). What the arms are, and what follows: [README.md](README.md)."""
 CONTROLS = ("copied", "pca", "importance", "uniform")  # starts without reconstruction, trained on
 
 
@@ -122,41 +123,16 @@ def contest(rows: list[dict]) -> tuple[list[dict], list[dict]] | None:
     return tuple([row for row in group if row["seed"] in seeds] for group in (ours, control))
 
 
-def summary(groups: dict[Budget, list[dict]]) -> str:
-    """``fitted`` against the best control, on the seeds that both have."""
-    lines = [
-        "| student | updates | seeds | best control | its BLEU | `fitted` | difference |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for budget, rows in groups.items():
-        pair = contest(rows)
-        if pair is None:
-            continue
-        ours, theirs = pair
-        difference = mean(ours, "test_bleu") - mean(theirs, "test_bleu")
-        scores = f"{cell(theirs, 'test_bleu')} | {cell(ours, 'test_bleu')} | {difference:+.1f}"
-        lines.append(f"| {budget.student} | {budget.updates:,} | {len(ours)} | `{theirs[0]['arm']}` | {scores} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--student", help="one student only")
     parser.add_argument("--updates", type=int, help="one budget only")
-    parser.add_argument("--summary", action="store_true", help="the default's start against the best control")
     options = parser.parse_args()
-    runs = [
-        row
-        for row in load(options.results)
-        if options.student in (None, row["student"]) and options.updates in (None, row["updates"])
-    ]
-    groups = by_budget(runs)
-    if options.summary:
-        print(summary(groups))
-        return
-    for budget, rows in groups.items():
-        print(f"### {budget}\n\n{table(rows)}\n")
+    print(f"# Every run of the benchmarks\n\n{EXPLANATION}")
+    for budget, rows in sorted(by_budget(load(options.results)).items()):
+        if options.student in (None, budget.student) and options.updates in (None, budget.updates):
+            print(f"\n## {budget}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -67,12 +67,24 @@ def test_rates_are_compared_on_the_seeds_that_all_of_them_have():
     assert {r["learning_rate"] for r in tables.best(apart)[0]} == {1e-3}
 
 
-def test_the_summary_compares_the_seeds_that_both_arms_have():
+def test_the_default_meets_the_best_control_on_the_seeds_that_both_have():
     rows = [row("fitted", 1e-3, seed, 30.0, 31.0 + seed) for seed in (1, 2)]
     rows += [row("copied-first", 1e-3, 2, 20.0, 21.5), row("copied-last", 1e-3, 2, 19.0, 40.0)]
     rows += [row("random-seqkd", 1e-3, 2, 90.0, 90.0), row("pca-kl", 1e-3, 2, 90.0, 90.0)]  # not controls
-    line = tables.summary(tables.by_budget(rows)).splitlines()[-1]
-    assert line == "| 4+1 | 300 | 1 | `copied-first` | 21.5 | 33.0 | +11.5 |"
+    ours, theirs = tables.contest(rows)
+    assert [(r["arm"], r["test_bleu"]) for r in ours + theirs] == [("fitted", 33.0), ("copied-first", 21.5)]
+    assert tables.contest([r for r in rows if r["arm"] != "fitted"]) is None
+
+
+def test_runs_on_part_of_the_training_set_stand_apart():
+    few, all_pairs = row("pca", 1e-3, 1, 20.0, 30.0, sentences=500), row("pca", 1e-3, 1, 20.0, 30.0)
+    assert tables.by_budget([few, all_pairs]) == {("4+1", 300, 500): [few], ("4+1", 300, 0): [all_pairs]}
+    assert tables.run_name(few) != tables.run_name(all_pairs)
+
+
+def test_the_committed_tables_are_those_of_the_committed_runs(capsys):
+    call("tables")
+    assert (FOLDER / "TABLES.md").read_text() == capsys.readouterr().out
 
 
 def test_minutes_are_those_of_the_processor_where_they_were_recorded():
@@ -86,6 +98,17 @@ def test_the_updates_that_a_control_needs_lie_on_a_line_in_their_logarithm():
     assert needed(curve, 15.0) == f"{numpy.exp(numpy.interp(15, [10, 20], numpy.log([100, 1000]))):,.0f}" == "316"
     assert needed(curve, 25.0) == "2,000" and needed(curve, 20.0) == "1,000"
     assert needed(curve, 31.0) == "more than 4,000" and needed(curve, 9.0) == "at most 100"
+
+
+def test_in_the_same_time_a_control_gets_as_many_updates_more_as_its_updates_are_cheaper():
+    curves = importlib.import_module("curves")
+    ours = [row("fitted", 1e-3, seed, 0, 0, cpu_seconds=seconds) for seed, seconds in enumerate((110.0, 130.0))]
+    theirs = [row("pca", 1e-3, 1, 0, 0, cpu_seconds=100.0), row("pca", 1e-3, 2, 0, 0)]
+    assert curves.time_ratio(ours, theirs) == pytest.approx(1.2)
+    assert curves.time_ratio(ours, theirs[1:]) == 1.0  # not recorded
+    curve = {100: 10.0, 1_000: 20.0, 4_000: 30.0}
+    assert curves.reached(curve, 316) == "15.0" and curves.reached(curve, 2_000) == "25.0"
+    assert curves.reached(curve, 1_000) == "20.0" and curves.reached(curve, 4_001) == "not run"
 
 
 # --- the whole way, with a tiny teacher ---
@@ -141,6 +164,11 @@ def test_bootstrap_speed_and_picture_are_made_from_the_results(made, capsys):
     call("significance", "--data", made, *results, "--student", "4+1", "--updates", 4, *arms_of, "--resamples", 20)
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("| fitted | 1 |") and 0 < float(line.split("|")[5]) <= 1
+    call("significance", "--data", made, *results, "--resamples", 20)
+    cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].split("|")[1:-1]]
+    scores = {r["arm"]: r["test_bleu"] for r in tables.load(made / "results.jsonl")}
+    assert cells[:7] == ["4+1", "4", "all", "1", "`copied-first`", *(f"{s:.1f}" for s in scores.values())]
+    assert cells[7] == f"{scores['fitted'] - scores['copied-first']:+.1f}" and 0 < float(cells[8]) <= 1
     students = sorted((made / "students").iterdir())
     models = ("--teacher", made / "teacher", "--data", made, "--students", *students)
     few = ("--runtimes", "transformers", "--beams", 1, "--batches", 2, "--sentences", 2, "--rounds", 1)
