@@ -24,6 +24,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", required=True, nargs="+")
     parser.add_argument("--teacher_bleu", required=True, type=float)
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--output", required=True, type=Path)
     return parser.parse_args()
@@ -31,8 +32,11 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    runs = [row for row in load(options.results) if "sentences" not in row]
-    contests = [(budget, contest(rows)) for budget, rows in sorted(by_budget(runs).items())]
+    contests = [
+        (budget, contest(rows))
+        for budget, rows in sorted(by_budget(load(options.results)).items())
+        if not budget.sentences and budget.dropout == options.dropout
+    ]
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = figure.subplots(1, len(options.students), sharex=True, sharey=True, squeeze=False)[0]
     drawn: set[int] = set()

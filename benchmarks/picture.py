@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import CONTROLS, HERE, best, load, mean, run_name
+from tables import CONTROLS, HERE, Budget, best, by_budget, load, mean, run_name
 
 from hf_weight_distill.report.pictures import COLOURS, MARKERS
 
@@ -32,6 +32,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", required=True, nargs="+")
     parser.add_argument("--updates", required=True, nargs="+", type=int)
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--runtime", default="ctranslate2 float32")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
@@ -51,11 +52,11 @@ def speeds(options: argparse.Namespace, runs: list[dict]) -> tuple[dict[str, flo
     return {shapes[name]: row["tokens_per_second"] / speed for name, row in rows.items()}, teacher["test_bleu"]
 
 
-def points(rows: list[dict], shapes: dict[str, float]) -> dict[str, list[tuple[float, float]]]:
+def points(groups: dict[str, list[dict]], shapes: dict[str, float]) -> dict[str, list[tuple[float, float]]]:
     """Speed and BLEU of every arm of every shape, by kind of arm."""
     found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
-    for student in dict.fromkeys(row["student"] for row in rows):
-        for group in best([row for row in rows if row["student"] == student]):
+    for student, rows in groups.items():
+        for group in best(rows):
             kind = next(kind for kind, arms in KINDS.items() if group[0]["arm"].startswith(arms))
             found[kind].append((shapes[student], mean(group, "test_bleu")))
     return found
@@ -63,15 +64,15 @@ def points(rows: list[dict], shapes: dict[str, float]) -> dict[str, list[tuple[f
 
 def main() -> None:
     options = parse()
-    runs = [row for row in load(options.results) if "sentences" not in row]
+    runs = load(options.results)
     shapes, teacher = speeds(options, runs)
     fastest = max(shapes[student] for student in options.students)
     figure = Figure(figsize=(10, 5), layout="constrained")
     panels = figure.subplots(1, len(options.updates), sharey=True, sharex=True, squeeze=False)[0]
     for axes, updates in zip(panels, options.updates, strict=True):
         axes.axhline(teacher, color="black", linewidth=1, linestyle=(0, (4, 4)), label=f"teacher, {teacher:.1f}")
-        rows = [row for row in runs if row["student"] in options.students and row["updates"] == updates]
-        kinds = points(rows, shapes).items()
+        groups = {student: by_budget(runs)[Budget(student, updates, options.dropout)] for student in options.students}
+        kinds = points(groups, shapes).items()
         for k, ((kind, found), marker, colour) in enumerate(zip(kinds, MARKERS, COLOURS, strict=True)):
             style = {"s": 50, "marker": marker, "color": colour, "edgecolor": "white", "linewidth": 0.5, "zorder": 3}
             across = [x + ASIDE * (k - (len(KINDS) - 1) / 2) for x, _ in found]

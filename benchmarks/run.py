@@ -31,6 +31,7 @@ from hf_weight_distill.data import load_pairs, tokenize_pairs
 from hf_weight_distill.evaluation import compute_scores, decoding_speed, model_size, translate
 from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
 
+GIVEN = ("sentences", "dropout")  # a run's row has them where they were given
 TOKENS = 3000  # target tokens a batch, padding included
 
 
@@ -44,6 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--sentences", type=int, help="train on the first so many pairs; without it on all of them")
+    parser.add_argument("--dropout", type=float, help="of the students; without it the teacher's")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="target tokens a batch, padding included")
     parser.add_argument("--num_beams", type=int, default=4, help="beam of the pseudo labels")
     parser.add_argument("--labels", type=Path, default=HERE / "runs" / "labels")
@@ -97,11 +99,11 @@ def training_arguments(
 def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
     """One arm at one learning rate with one seed: trains, scores validation and test."""
     key = {"teacher": Path(options.teacher).name, "student": options.student, "arm": name, "seed": seed}
-    if options.sentences:
-        key["sentences"] = options.sentences
+    key |= {name: getattr(options, name) for name in GIVEN if getattr(options, name) is not None}
     setting = {"budget": "updates", "updates": options.updates, "learning_rate": rate, "phase1": ARMS[name].phase1}
     arm, folder = ARMS[name], options.runs / run_name(key | setting)
-    config = replace(WeightDistillConfig(pseudo_labels="none", label_smoothing=0.1), **arm.config)
+    base = WeightDistillConfig(pseudo_labels="none", label_smoothing=0.1, dropout=options.dropout)
+    config = replace(base, **arm.config)
     distiller = WeightDistiller.from_pretrained(
         options.teacher, student=STUDENTS[options.student], config=config, attn_implementation="eager"
     )
@@ -165,7 +167,7 @@ def finished(options: argparse.Namespace) -> set[tuple]:
 
 def identity(row: dict) -> tuple:
     """What makes a run that run and no other."""
-    fields = ("teacher", "student", "sentences", "arm", "updates", "learning_rate", "seed")
+    fields = ("teacher", "student", *GIVEN, "arm", "updates", "learning_rate", "seed")
     return tuple(row.get(field) for field in fields)
 
 
@@ -174,7 +176,8 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     for seed, name, rate in itertools.product(options.seeds, options.arms, options.learning_rates):
-        key = (Path(options.teacher).name, options.student, options.sentences, name, options.updates, rate, seed)
+        given = [getattr(options, field) for field in GIVEN]
+        key = (Path(options.teacher).name, options.student, *given, name, options.updates, rate, seed)
         if key in finished(options):
             continue
         row = run(options, name, rate, seed)

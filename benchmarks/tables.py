@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
+TEACHERS_DROPOUT = 0.1
 EXPLANATION = """\
 Made by `python benchmarks/tables.py` from `results.jsonl`. Each arm stands at its best learning rate on
 validation: mean and standard deviation over its seeds. The last column holds every rate that was tried with its
@@ -29,7 +30,7 @@ def load(path: Path) -> list[dict]:
 def run_name(row: dict) -> str:
     """What the files of a run are called."""
     name = f"{row['student']}-{row['arm']}-{row['updates']}-{row['learning_rate']:g}-{row['seed']}"
-    return f"{name}-of-{row['sentences']}" if "sentences" in row else name
+    return name + "".join(f"-{field}-{row[field]:g}" for field in ("sentences", "dropout") if field in row)
 
 
 class Budget(NamedTuple):
@@ -37,18 +38,20 @@ class Budget(NamedTuple):
 
     student: str
     updates: int
+    dropout: float = TEACHERS_DROPOUT
     sentences: int = 0
 
     def __str__(self) -> str:
         few = f", {self.sentences:,} sentences" if self.sentences else ""
-        return f"{self.student}, {self.updates:,} updates{few}"
+        return f"{self.student}, {self.updates:,} updates{few}, dropout {self.dropout:g}"
 
 
 def by_budget(rows: list[dict]) -> dict[Budget, list[dict]]:
     """Runs by what they share, in the order of the file."""
     groups: dict[Budget, list[dict]] = defaultdict(list)
     for row in rows:
-        groups[Budget(row["student"], row["updates"], row.get("sentences", 0))].append(row)
+        shared = {field: row[field] for field in Budget._fields if field in row}
+        groups[Budget(**shared)].append(row)
     return groups
 
 

@@ -135,6 +135,8 @@ class WeightDistillConfig:
         schedules: what happens to the weights during phase 2; keys of ``schedules.SCHEDULES`` with their options.
         generator_objectives: objectives of phase 1 with their weights; keys of ``objectives.OBJECTIVES``.
         finetune_objectives: objectives of phase 2.
+        dropout: of the student while it trains, and the most that its attention, activations and layers may have; its
+            configuration keeps it. ``None``: the teacher's.
         label_smoothing: of the cross-entropy.
         temperature: of the KL divergence to the teacher.
         teacher_cache_top_k: learn from a cache of the teacher's so many likeliest next tokens, written once; without it
@@ -165,6 +167,7 @@ class WeightDistillConfig:
     schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
     generator_objectives: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
     finetune_objectives: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
+    dropout: float | None = None
     label_smoothing: float = 0.1
     temperature: float = 1.0
     teacher_cache_top_k: int | None = None
@@ -191,6 +194,8 @@ class WeightDistillConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
         if self.teacher_cache_top_k is not None and self.teacher_cache_top_k < 1:
             raise ValueError(f"teacher_cache_top_k={self.teacher_cache_top_k}: expected a positive number, or none")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout}: expected 0 <= dropout < 1, or none for the teacher's")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing}: expected 0 <= label_smoothing < 1")
         if self.temperature <= 0:

@@ -109,7 +109,7 @@ class WeightDistiller:
         self._kept_ids: list[int] | None = None
         self.shape, self.recipe = student, recipe
         self.config = config or recipe_config(recipe)
-        self.plan: WeightPlan = build_plan(teacher, student)
+        self.plan: WeightPlan = build_plan(teacher, student, self.config.dropout)
         self.comparison: Comparison | None = None
         self.history: dict[str, list[dict[str, float]]] = {}
         self._model: WeightDistillModel | None = None
@@ -230,7 +230,8 @@ class WeightDistiller:
         self.teacher, self.tokenizer, self._kept_ids = small
         sizes = {"teacher_parameters": self.plan.teacher_parameters}
         sizes["vocabulary"] = (teacher.config.vocab_size, self.teacher.config.vocab_size)
-        self.plan = replace(build_plan(self.teacher, replace(self.shape, vocab=None)), **sizes)
+        plan = build_plan(self.teacher, replace(self.shape, vocab=None), self.config.dropout)
+        self.plan = replace(plan, **sizes)
         self._model = self._student = None
 
     def _chosen_tokens(self, data: DatasetLike | None) -> list[int]:

@@ -15,6 +15,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from .config import StudentShape
 from .families import Family, WeightClass, family_of
 
+DROPOUT = ("dropout", "dropout_rate")  # as configurations call it
+FINER_DROPOUTS = ("attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop")
+
 
 @dataclass(frozen=True)
 class ClassPlan:
@@ -109,12 +112,14 @@ class WeightPlan:
         return _describe(self)
 
 
-def build_plan(teacher: PreTrainedModel, shape: StudentShape) -> WeightPlan:
+def build_plan(teacher: PreTrainedModel, shape: StudentShape, dropout: float | None = None) -> WeightPlan:
     """Works out what feeds what.
 
     Args:
         teacher: a seq2seq model of a known family.
         shape: the student's.
+        dropout: of the student, and the most that its attention, activations and layers may have; ``None``: the
+            teacher's.
 
     Raises:
         ValueError: the family is unknown, the shape does not fit it, or the layers cannot be grouped.
@@ -124,6 +129,8 @@ def build_plan(teacher: PreTrainedModel, shape: StudentShape) -> WeightPlan:
     """
     family = family_of(teacher.config)
     config = student_config(teacher.config, shape, family)
+    if dropout is not None:
+        _set_dropout(config, dropout)
     shell = stock_student(teacher, config, device="meta")
     groups = {stack: _groups(stack, teacher.config, shape, family) for stack in ("encoder", "decoder")}
     tensors, shells = tensors_of(teacher), tensors_of(shell)
@@ -244,6 +251,12 @@ def student_config(teacher_config: PretrainedConfig, shape: StudentShape, family
             "least as many encoder layers"
         )
     return config
+
+
+def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
+    for name in DROPOUT + FINER_DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, dropout if name in DROPOUT else min(getattr(config, name), dropout))
 
 
 def _set_vocabulary(config: PretrainedConfig, vocab: int | str) -> None:

@@ -78,7 +78,10 @@ def test_the_default_meets_the_best_control_on_the_seeds_that_both_have():
 
 def test_runs_on_part_of_the_training_set_stand_apart():
     few, all_pairs = row("pca", 1e-3, 1, 20.0, 30.0, sentences=500), row("pca", 1e-3, 1, 20.0, 30.0)
-    assert tables.by_budget([few, all_pairs]) == {("4+1", 300, 500): [few], ("4+1", 300, 0): [all_pairs]}
+    assert tables.by_budget([few, all_pairs]) == {
+        ("4+1", 300, 0.1, 500): [few],
+        ("4+1", 300, 0.1, 0): [all_pairs],
+    }
     assert tables.run_name(few) != tables.run_name(all_pairs)
 
 
@@ -132,7 +135,8 @@ def made(tmp_path_factory):
 def run(folder: Path) -> None:
     where = ("--teacher", folder / "teacher", "--data", folder, "--results", folder / "results.jsonl", "--tokens", 200)
     kept = ("--runs", folder / "runs", "--labels", folder / "labels", "--keep", folder / "students", "--num_beams", 1)
-    call("run", *where, *kept, "--student", "4+1", "--updates", 4, "--arms", "copied-first", "fitted", "--threads", 1)
+    what = ("--student", "4+1", "--updates", 4, "--arms", "copied-first", "fitted", "--dropout", 0)
+    call("run", *where, *kept, *what, "--threads", 1)
 
 
 def test_a_run_is_one_line_with_scores_that_its_translations_have(made):
@@ -167,8 +171,8 @@ def test_bootstrap_speed_and_picture_are_made_from_the_results(made, capsys):
     call("significance", "--data", made, *results, "--resamples", 20)
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].split("|")[1:-1]]
     scores = {r["arm"]: r["test_bleu"] for r in tables.load(made / "results.jsonl")}
-    assert cells[:7] == ["4+1", "4", "all", "1", "`copied-first`", *(f"{s:.1f}" for s in scores.values())]
-    assert cells[7] == f"{scores['fitted'] - scores['copied-first']:+.1f}" and 0 < float(cells[8]) <= 1
+    assert cells[:8] == ["4+1", "4", "0", "all", "1", "`copied-first`", *(f"{s:.1f}" for s in scores.values())]
+    assert cells[8] == f"{scores['fitted'] - scores['copied-first']:+.1f}" and 0 < float(cells[9]) <= 1
     students = sorted((made / "students").iterdir())
     models = ("--teacher", made / "teacher", "--data", made, "--students", *students)
     few = ("--runtimes", "transformers", "--beams", 1, "--batches", 2, "--sentences", 2, "--rounds", 1)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import tiny_teacher
+from models import FAMILIES, random_batch, tiny_teacher
 
 from hf_weight_distill import StudentShape, build_plan
 
@@ -32,6 +32,22 @@ def test_unequal_groups_are_filled_with_zeros():
     assert stacked.shape == (2, 3, 16, 16)
     assert stacked[0, 1:].abs().max() == 0
     assert torch.equal(stacked[1, 2], teacher.decoder.block[3].layer[1].EncDecAttention.q.weight)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_dropout_of_the_student_is_that_of_its_modules(family):
+    teacher = tiny_teacher(family)
+    known = ("dropout", "dropout_rate", "attention_dropout", "decoder_layerdrop")
+    names = [name for name in known if hasattr(teacher.config, name)]
+    teacher.config.update(dict.fromkeys(names, 0.3))
+    assert {getattr(build_plan(teacher, StudentShape()).student_config, n) for n in names} == {0.3}
+    assert {getattr(build_plan(teacher, StudentShape(), dropout=0.2).student_config, n) for n in names} == {0.2}
+    teacher.config.update(dict.fromkeys(names[1:], 0.0))
+    config = build_plan(teacher, StudentShape(), dropout=0.2).student_config
+    assert [getattr(config, n) for n in names] == [0.2] + [0.0] * (len(names) - 1)  # what was off stays off
+    student = type(teacher)(build_plan(teacher, StudentShape(), dropout=0.0).student_config).train()
+    batch = random_batch(teacher)
+    assert torch.equal(student(**batch).logits, student(**batch).logits)
 
 
 @pytest.mark.parametrize(
