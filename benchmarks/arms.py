@@ -90,6 +90,7 @@ ARMS: dict[str, Arm] = {
     "pca-both": _copied(width="pca", labels="both"),
     "fitted": _fitted(),
     "fitted-both": _fitted(labels="both"),
+    "fitted-sharp": _fitted(label_smoothing=0.0),
     "fitted-kl": _fitted(**_KL),
     "fitted-importance": _fitted(width="importance"),
     "generator-fitted": _generator(0.5, {}),

@@ -20,6 +20,7 @@ RECIPES: dict[str, WeightDistillConfig] = {
     # generator from the same start (recipe "generator") did not add to it: see benchmarks/README.md.
     "default": WeightDistillConfig(
         source="direct",
+        dropout=0.0,  # a student that has less room than its teacher has more to learn than to forget
         generator_args={"max_steps": 0},
         finetune_args={**_SCHEDULE, "max_steps": 2_000},
         pseudo_labels="replace",
@@ -28,6 +29,7 @@ RECIPES: dict[str, WeightDistillConfig] = {
     # Both phases of Weight Distillation, from the reconstructed start.
     "generator": WeightDistillConfig(
         source="generator",
+        dropout=0.0,
         generator_args={**_SCHEDULE, "max_steps": 1_000},
         finetune_args={**_SCHEDULE, "max_steps": 1_000},
         pseudo_labels="replace",
