@@ -135,8 +135,8 @@ class WeightDistillConfig:
         schedules: what happens to the weights during phase 2; keys of ``schedules.SCHEDULES`` with their options.
         generator_objectives: objectives of phase 1 with their weights; keys of ``objectives.OBJECTIVES``.
         finetune_objectives: objectives of phase 2.
-        dropout: of the student while it trains, and the most that its attention, activations and layers may have; its
-            configuration keeps it. ``None``: the teacher's.
+        dropout: of the student, and the most that its attention, activations and layers may have; its configuration
+            keeps it. Without it the student has the teacher's.
         label_smoothing: of the cross-entropy.
         temperature: of the KL divergence to the teacher.
         teacher_cache_top_k: learn from a cache of the teacher's so many likeliest next tokens, written once; without it
