@@ -1,4 +1,4 @@
-"""Validation loss of students before any training: what a start is worth by itself.
+"""Validation loss and BLEU of students before any training: what a start is worth by itself.
 
 python benchmarks/untrained.py --teacher TEACHER --data DATA --students 4+1 2+1
 """
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_weight_distill import WeightDistillConfig, WeightDistiller
 from hf_weight_distill.data import load_pairs, tokenize_pairs
+from hf_weight_distill.evaluation import compute_scores, translate
 
 STARTS = {
     "copied, first": {"layers": "first", "reconstruction": "none"},
@@ -40,8 +41,9 @@ def main() -> None:
     torch.set_num_threads(1)
     config = WeightDistillConfig(source="direct")
     distiller = WeightDistiller.from_pretrained(options.teacher, student=STUDENTS["4+1"], config=config)
+    pairs = {split: load_pairs(str(options.data / f"{split}.jsonl.gz")) for split in ("train", "validation")}
     train, validation = (
-        tokenize_pairs(load_pairs(str(options.data / f"{split}.jsonl.gz")).select(range(count)), distiller.tokenizer)
+        tokenize_pairs(pairs[split].select(range(count)), distiller.tokenizer)
         for split, count in (("train", config.calibration_sentences), ("validation", 500))
     )
     rows, collate = sorted(validation, key=lambda row: len(row["input_ids"])), distiller._collator()
@@ -52,7 +54,9 @@ def main() -> None:
             settings = {"student": STUDENTS[student], "config": replace(config, **changes)}
             made = WeightDistiller(distiller.teacher, distiller.tokenizer, **settings)
             made.calibrate(train)
-            print(f"{student}, {name}: {loss(made.student, batches):.2f}", flush=True)
+            found = translate(made.student, distiller.tokenizer, pairs["validation"]["source"], batch_size=64)
+            bleu = compute_scores(found, list(pairs["validation"]["target"]))["bleu"]
+            print(f"{student}, {name}: {loss(made.student, batches):.2f}, BLEU {bleu:.1f}", flush=True)
 
 
 if __name__ == "__main__":
