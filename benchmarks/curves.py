@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import HERE, by_budget, contest, load, mean, spread
+from tables import HERE, TEACHERS_DROPOUT, by_budget, contest, load, mean, spread
 
 from hf_weight_distill.report.pictures import COLOURS, MARKERS
 
@@ -24,7 +24,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", required=True, nargs="+")
     parser.add_argument("--teacher_bleu", required=True, type=float)
-    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--dropout", type=float, default=TEACHERS_DROPOUT)
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--output", required=True, type=Path)
     return parser.parse_args()

@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import CONTROLS, HERE, Budget, best, by_budget, load, mean, run_name
+from tables import CONTROLS, HERE, TEACHERS_DROPOUT, Budget, best, by_budget, load, mean, run_name
 
 from hf_weight_distill.report.pictures import COLOURS, MARKERS
 
@@ -32,7 +32,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", required=True, nargs="+")
     parser.add_argument("--updates", required=True, nargs="+", type=int)
-    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--dropout", type=float, default=TEACHERS_DROPOUT)
     parser.add_argument("--runtime", default="ctranslate2 float32")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")

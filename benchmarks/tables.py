@@ -20,6 +20,7 @@ mean validation BLEU; 0 is a run whose loss was no number any more. Minutes are 
 recorded them, with the closed form, the teacher's forward passes and the scoring in them, and the wall clock of a
 busy machine where it did not (~). What the arms are, and what follows: [README.md](README.md)."""
 CONTROLS = ("copied", "pca", "importance", "uniform")  # starts without reconstruction, trained on
+OTHERWISE = ("-kl", "-both")  # with another objective or other labels
 
 
 def load(path: Path) -> list[dict]:
@@ -119,7 +120,8 @@ def contest(rows: list[dict]) -> tuple[list[dict], list[dict]] | None:
     """The runs of ``fitted`` and of the best control on validation, on the seeds that both have."""
     found = sorted(best(rows), key=lambda group: -mean(group, "validation_bleu"))
     ours = next((group for group in found if group[0]["arm"] == "fitted"), None)
-    control = next((g for g in found if g[0]["arm"].startswith(CONTROLS) and not g[0]["arm"].endswith("-kl")), None)
+    controls = [group for group in found if group[0]["arm"].startswith(CONTROLS)]
+    control = next((group for group in controls if not group[0]["arm"].endswith(OTHERWISE)), None)
     if ours is None or control is None:
         return None
     seeds = {row["seed"] for row in ours} & {row["seed"] for row in control}

@@ -71,6 +71,7 @@ def test_the_default_meets_the_best_control_on_the_seeds_that_both_have():
     rows = [row("fitted", 1e-3, seed, 30.0, 31.0 + seed) for seed in (1, 2)]
     rows += [row("copied-first", 1e-3, 2, 20.0, 21.5), row("copied-last", 1e-3, 2, 19.0, 40.0)]
     rows += [row("random-seqkd", 1e-3, 2, 90.0, 90.0), row("pca-kl", 1e-3, 2, 90.0, 90.0)]  # not controls
+    rows += [row("pca-both", 1e-3, 2, 90.0, 90.0)]
     ours, theirs = tables.contest(rows)
     assert [(r["arm"], r["test_bleu"]) for r in ours + theirs] == [("fitted", 33.0), ("copied-first", 21.5)]
     assert tables.contest([r for r in rows if r["arm"] != "fitted"]) is None
@@ -181,9 +182,10 @@ def test_bootstrap_speed_and_picture_are_made_from_the_results(made, capsys):
     assert {r["model"] for r in speeds} == {"teacher", *(student.name for student in students)}
     scores = {tables.run_name(r): r["test_bleu"] for r in tables.load(made / "results.jsonl")}
     assert {r["model"]: r["test_bleu"] for r in speeds if r["model"] != "teacher"} == scores
-    picture = ("--output", made / "picture.png", "--runtime", "transformers", "--batch_size", 2)
+    picture = ("--output", made / "picture.png", "--runtime", "transformers", "--batch_size", 2, "--dropout", 0)
+    curves = ("--output", made / "curves.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a layout that does not fit is a warning
         call("picture", *results, "--speed", made / "speed.json", "--students", "4+1", "--updates", 4, *picture)
-        call("curves", *results, "--students", "4+1", "--teacher_bleu", 1.0, "--output", made / "curves.png")
+        call("curves", *results, "--students", "4+1", "--dropout", 0, "--teacher_bleu", 1.0, *curves)
     assert all(imread(made / name).std() > 0 for name in ("picture.png", "curves.png"))
