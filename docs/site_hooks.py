@@ -18,7 +18,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-ELSEWHERE = {"benchmarks.md": "benchmarks/README.md", "changelog.md": "CHANGELOG.md"}
+ELSEWHERE = {
+    "benchmarks.md": "benchmarks/README.md",
+    "benchmark_tables.md": "benchmarks/TABLES.md",
+    "changelog.md": "CHANGELOG.md",
+}
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
@@ -28,6 +32,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that lie outside docs/, and one with the help of every command."""
     for name, path in ELSEWHERE.items():
         content = (ROOT / path).read_text(encoding="utf-8").replace("](../docs/", "](")
+        for neighbour, where in ELSEWHERE.items():
+            if Path(where).parent == Path(path).parent:
+                content = content.replace(f"]({Path(where).name})", f"]({neighbour})")
         files.append(File.generated(config, name, content=content))
     files.append(File.generated(config, "api/cli.md", content=command_line()))
     return files

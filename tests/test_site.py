@@ -17,7 +17,7 @@ import hf_weight_distill
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-MADE = {"benchmarks.md", "changelog.md", "api/cli.md"}  # by docs/site_hooks.py
+MADE = {"benchmarks.md", "benchmark_tables.md", "changelog.md", "api/cli.md"}  # by docs/site_hooks.py
 needs_mkdocs = pytest.mark.skipif(
     not all(map(find_spec, ("mkdocs", "material", "mkdocstrings", "latex2mathml"))),
     reason="needs the extra docs",

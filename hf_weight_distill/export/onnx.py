@@ -36,6 +36,7 @@ ENCODER, DECODER, DECODER_WITH_PAST = "encoder_model.onnx", "decoder_model.onnx"
 LARGEST = 2 * 1024**3 - 2**24  # bytes: what one protobuf file holds, with room for the graph
 FREE = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}  # batch and length
 FREE_STATES = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC}  # batch and length of keys and values, (B, heads, length, head size)
+CACHE = "cache" if "cache" in Seq2SeqLMOutput.__dataclass_fields__ else "past_key_values"  # since Transformers 5.24
 Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # keys, values of self- and of cross-attention
 
 
@@ -75,7 +76,7 @@ class Onnx(Format):
         at_once = model(decoder_input_ids=reference.outputs[:, :-1], **inputs).logits
         steps, cache = [], EncoderDecoderCache(DynamicCache(), DynamicCache())
         for token in reference.outputs[:, :-1].split(1, dim=1):
-            steps.append(model(decoder_input_ids=token, past_key_values=cache, **inputs).logits)
+            steps.append(model(decoder_input_ids=token, cache=cache, **inputs).logits)
         stepwise = torch.cat(steps, dim=1)
         apart = [(logits - reference.logits)[reference.mask].abs().max() for logits in (at_once, stepwise)]
         return torch.stack(apart).max().item(), reference.log_probs(reference.logits) - reference.log_probs(stepwise)
@@ -134,19 +135,24 @@ class OnnxModel(PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
+        cache: EncoderDecoderCache | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         **_: Any,
     ) -> Seq2SeqLMOutput:
-        """Logits (B, T, V) of the decoder's inputs (B, T); with a filled cache T is 1."""
+        """Logits (B, T, V) of the decoder's inputs (B, T); with a filled cache T is 1.
+
+        ``past_key_values`` is what Transformers called the cache before 5.24.
+        """
         encoder_outputs = encoder_outputs or self._encoder(input_ids, attention_mask)
-        cache = past_key_values if past_key_values is not None else EncoderDecoderCache(DynamicCache(), DynamicCache())
+        cache = cache if cache is not None else past_key_values
+        cache = cache if cache is not None else EncoderDecoderCache(DynamicCache(), DynamicCache())
         feeds = {"input_ids": decoder_input_ids, "encoder_attention_mask": attention_mask}
         if cache.get_seq_length() == 0:
             found = _run(self._decoder, feeds | {"encoder_hidden_states": encoder_outputs.last_hidden_state})
         else:
             found = _run(self._decoder_with_past, feeds | _named(_layers(cache), "past_key_values"))
         _fill(cache, found)
-        return Seq2SeqLMOutput(logits=found["logits"], past_key_values=cache)
+        return Seq2SeqLMOutput(logits=found["logits"], **{CACHE: cache})
 
 
 class _EncoderSession(torch.nn.Module):
@@ -230,8 +236,8 @@ class _Decoder(torch.nn.Module):
             decoder_input_ids=input_ids,
             encoder_outputs=BaseModelOutput(states),
             attention_mask=attention_mask,
-            past_key_values=cache,
             use_cache=True,
+            **{CACHE: cache},
         ).logits
         return (logits, *(state for layer in _layers(cache) for state in layer[: 2 if past else 4]))
 
