@@ -88,6 +88,17 @@ def test_shapes_are_the_students_and_the_materialised_student_is_the_model(famil
     torch.testing.assert_close(model(**batch).logits, student(**batch).logits, atol=0, rtol=0)
 
 
+def test_the_published_form_is_the_same_under_autocast_but_for_rounding():
+    _, _, model = paper_model("marian")
+    exact = model.student_weights()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model.student_weights()
+        mixing = {key: model.source.mixing(key) for key in model.source.mix}
+    assert mixing and all(torch.equal(mixing[key], model.source.mixing(key)) for key in mixing)
+    for name, weight in exact.items():
+        torch.testing.assert_close(rounded[name], weight, rtol=0, atol=2**-6 * max(weight.abs().max().item(), 1))
+
+
 def test_no_transform_gives_tanh_of_the_teacher():
     teacher = tiny_teacher("marian")
     plan = build_plan(teacher, StudentShape())

@@ -129,7 +129,9 @@ class Generator(WeightSource):
     def mixing(self, key: str) -> Tensor:
         """``mix_SG`` of a class whose layers are mixed."""
         mix = self.mix[key]
-        return torch.einsum("sgh,sh->sg", self.layer_matrix[key], mix) if key in self.layer_matrix else mix
+        if key not in self.layer_matrix:
+            return mix
+        return (self.layer_matrix[key] * mix.unsqueeze(1)).sum(-1)  # no matrix product: autocast would round it
 
     def generated(self, key: str) -> Tensor:
         """What the teacher contributes: ``scale * phi(contraction)``."""
