@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from arms import ARMS, STUDENTS
 from datasets import Dataset, concatenate_datasets
-from tables import HERE, load, run_name
+from tables import GIVEN, HERE, load, run_name
 from transformers import PreTrainedModel
 
 from hf_weight_distill import WeightDistillConfig, WeightDistiller, WeightDistillTrainingArguments
@@ -31,7 +31,6 @@ from hf_weight_distill.data import load_pairs, tokenize_pairs
 from hf_weight_distill.evaluation import compute_scores, decoding_speed, model_size, translate
 from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
 
-GIVEN = ("sentences", "dropout")  # a run's row has them where they were given
 TOKENS = 3000  # target tokens a batch, padding included
 
 
@@ -96,12 +95,18 @@ def training_arguments(
     )
 
 
-def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
+def setting_of(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
+    """What the row of a run begins with."""
+    setting = {"teacher": Path(options.teacher).name, "student": options.student, "arm": name, "seed": seed}
+    setting |= {field: getattr(options, field) for field in GIVEN if getattr(options, field) is not None}
+    budget = {"budget": "updates", "updates": options.updates}
+    return setting | budget | {"learning_rate": rate, "phase1": ARMS[name].phase1}
+
+
+def run(options: argparse.Namespace, setting: dict) -> dict:
     """One arm at one learning rate with one seed: trains, scores validation and test."""
-    key = {"teacher": Path(options.teacher).name, "student": options.student, "arm": name, "seed": seed}
-    key |= {name: getattr(options, name) for name in GIVEN if getattr(options, name) is not None}
-    setting = {"budget": "updates", "updates": options.updates, "learning_rate": rate, "phase1": ARMS[name].phase1}
-    arm, folder = ARMS[name], options.runs / run_name(key | setting)
+    arm, folder = ARMS[setting["arm"]], options.runs / run_name(setting)
+    rate, seed = setting["learning_rate"], setting["seed"]
     base = WeightDistillConfig(pseudo_labels="none", label_smoothing=0.1, dropout=options.dropout)
     config = replace(base, **arm.config)
     distiller = WeightDistiller.from_pretrained(
@@ -137,7 +142,7 @@ def run(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
     shutil.rmtree(folder, ignore_errors=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} thread(s)"
-    return key | setting | row | {"commit": commit.strip(), "device": device}
+    return setting | row | {"commit": commit.strip(), "device": device}
 
 
 def scores(options: argparse.Namespace, distiller: WeightDistiller, student: PreTrainedModel) -> dict:
@@ -176,11 +181,10 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     for seed, name, rate in itertools.product(options.seeds, options.arms, options.learning_rates):
-        given = [getattr(options, field) for field in GIVEN]
-        key = (Path(options.teacher).name, options.student, *given, name, options.updates, rate, seed)
-        if key in finished(options):
+        setting = setting_of(options, name, rate, seed)
+        if identity(setting) in finished(options):
             continue
-        row = run(options, name, rate, seed)
+        row = run(options, setting)
         translations = row.pop("translations", None)
         if translations is not None:
             folder = options.results.parent / "translations"

@@ -8,6 +8,7 @@ many resamples, by construction.
 """
 
 import argparse
+import functools
 import gzip
 from pathlib import Path
 
@@ -37,8 +38,7 @@ def parse() -> argparse.Namespace:
 
 def bootstrap(options: argparse.Namespace, baseline: dict, row: dict) -> dict[str, tuple[float, float, float]]:
     """``{metric: (the baseline's score, the run's, p)}`` of two runs."""
-    folder = options.results.parent / "translations"
-    references = [list(load_pairs(str(options.data / "test.jsonl.gz"))["target"])]
+    folder, references = options.results.parent / "translations", [test_targets(options.data)]
     systems = [(str(k), translations(folder, run)) for k, run in enumerate((baseline, row))]
     metrics = {"BLEU": BLEU(references=references), "chrF": CHRF(references=references)}
     _, scores = PairedTest(systems, metrics, None, test_type="bs", n_samples=options.resamples)()
@@ -47,6 +47,12 @@ def bootstrap(options: argparse.Namespace, baseline: dict, row: dict) -> dict[st
         for name, (before, found) in scores.items()
         if name in ("BLEU", "chrF2")
     }
+
+
+@functools.cache
+def test_targets(data: Path) -> list[str]:
+    """The gold translations of the test set."""
+    return list(load_pairs(str(data / "test.jsonl.gz"))["target"])
 
 
 def translations(folder: Path, row: dict) -> list[str]:
@@ -73,7 +79,7 @@ def against(options: argparse.Namespace, rows: list[dict]) -> None:
     """A line an arm and seed."""
     groups = {group[0]["arm"]: {row["seed"]: row for row in group} for group in best(rows)}
     for arm in options.arms:
-        for seed in sorted(groups[arm].keys() & groups[options.baseline].keys()):
+        for seed in sorted(groups.get(arm, {}).keys() & groups.get(options.baseline, {}).keys()):
             scores = bootstrap(options, groups[options.baseline][seed], groups[arm][seed]).values()
             cells = [f"{found:.1f} | {before:.1f} | {p:.3f}" for before, found, p in scores]
             print(f"| {arm} | {seed} | {' | '.join(cells)} |", flush=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
+GIVEN = ("sentences", "dropout")  # what a row has only where the run was told
 TEACHERS_DROPOUT = 0.1
 EXPLANATION = """\
 Made by `python benchmarks/tables.py` from `results.jsonl`. Each arm stands at its best learning rate on
@@ -31,7 +32,7 @@ def load(path: Path) -> list[dict]:
 def run_name(row: dict) -> str:
     """What the files of a run are called."""
     name = f"{row['student']}-{row['arm']}-{row['updates']}-{row['learning_rate']:g}-{row['seed']}"
-    return name + "".join(f"-{field}-{row[field]:g}" for field in ("sentences", "dropout") if field in row)
+    return name + "".join(f"-{field}-{row[field]:g}" for field in GIVEN if field in row)
 
 
 class Budget(NamedTuple):

@@ -70,6 +70,16 @@ def test_a_reloaded_state_gives_the_same_student(case):
     assert all(torch.equal(a[n], b[n]) for n in a)
 
 
+def test_weights_are_float32_under_autocast(case):
+    _, model = build(*case)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weights = model.student_weights()
+    assert {w.dtype for w in weights.values()} == {torch.float32}
+    if not model.source.autocasts:
+        exact = model.student_weights()
+        assert all(torch.equal(weights[n], exact[n]) for n in exact)
+
+
 def test_an_unknown_source_is_refused():
     with pytest.raises(ValueError, match="unknown weight source 'magic'; known: generator, direct"):
         build("magic", {})

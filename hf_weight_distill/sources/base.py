@@ -3,6 +3,7 @@
 Sources receive tensors, shapes and axis names; they know neither models nor families.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -123,6 +124,7 @@ class WeightSource(nn.Module):
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    autocasts: ClassVar[bool] = False  # makes weights under autocast, too, and hands them over in float32 itself
 
     def __init__(self, specs: list[ClassSpec]) -> None:
         super().__init__()
@@ -133,8 +135,10 @@ class WeightSource(nn.Module):
         raise NotImplementedError
 
     def forward(self) -> dict[str, Tensor]:
-        """``{path: W_SPQ}`` for every class."""
-        return {path: self.weight(key) for key, path in self.paths.items()}
+        """``{path: W_SPQ}`` for every class, in float32: a half-precision LayerNorm weight fails on a CPU."""
+        device = next(self.parameters()).device.type
+        with contextlib.nullcontext() if self.autocasts else torch.autocast(device, enabled=False):
+            return {path: self.weight(key) for key, path in self.paths.items()}
 
     def exposed(self) -> dict[str, Any]:
         """Tensors of the parameterisation that an objective may look at, beside the student's outputs.

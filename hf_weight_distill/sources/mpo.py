@@ -312,11 +312,7 @@ class MPO(WeightSource):
 
     def weight(self, key: str) -> Tensor:
         """``W_SPQ`` of one class."""
-        if key not in self.sites:
-            return self.weights[key]
-        sites = list(self.sites[key])
-        with torch.autocast(sites[0].device.type, enabled=False):  # rounding would grow with every site
-            return contract_sites(sites)
+        return contract_sites(self.sites[key]) if key in self.sites else self.weights[key]
 
     def exposed(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """``{"auxiliary": [(student's, teacher's), ...]}``: auxiliary sites, one pair a site, class and layer.
