@@ -13,15 +13,16 @@ after the module less the student's stream before it. Each fit sees the student 
 Layer-wise least squares is how channel pruning reconstructs features (He et al. 2017, https://arxiv.org/abs/1707.06168).
 """
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .calibration import Batch, hooks, layers_of, module_of, run_decoder, run_encoder, token_masks
+from .calibration import Batch, hooks, module_of, run_decoder, run_encoder, token_masks
+from .families import WeightClass
 from .plan import ClassPlan, WeightPlan, fixed_tensors, stock_student, tensors_of
 from .sources.base import ClassStart
 
@@ -68,6 +69,49 @@ class _Record:
     stream: Tensor | None = None  # the residual stream after it: what the next norm is given
 
 
+class _Reached(Exception):
+    """A run of a stack has come to the layer that it was for, with these arguments."""
+
+
+@dataclass
+class _Layer:
+    """A layer of a model that can be run by itself, and how it is called on each batch."""
+
+    model: PreTrainedModel
+    index: int
+    name: str
+    calls: list[tuple[tuple, dict[str, Any]]]
+    norms: list[str]
+
+    def runs(self, rows: list[WeightClass]) -> Iterator[list[_Record]]:
+        """What goes through linear modules of the layer, batch by batch.
+
+        The stream after a module is what the next norm is given, or where no norm follows what the layer returns.
+        """
+        records: dict[str, _Record] = {}
+        waiting: list[_Record] = []
+
+        def linear(name: str) -> Callable:
+            def hook(_: nn.Module, inputs: tuple, output: Tensor) -> None:
+                records[name] = _Record(inputs[0], output)
+                waiting.append(records[name])
+
+            return hook
+
+        def stream(states: Tensor) -> None:
+            while waiting:
+                waiting.pop().stream = states
+
+        names = [module_of(row, self.index) for row in rows]
+        watched = dict.fromkeys(self.norms, lambda _, inputs, output: stream(inputs[0]))
+        layer = self.model.get_submodule(self.name)
+        with hooks(self.model, watched | {name: linear(name) for name in names}):
+            for args, kwargs in self.calls:
+                output = layer(*args, **kwargs)
+                stream(output if isinstance(output, Tensor) else output[0])
+                yield [records[name] for name in names]
+
+
 class _Reconstruction:
     def __init__(
         self,
@@ -93,8 +137,9 @@ class _Reconstruction:
         linear = [c for c in rows if c.weight_class.role == "linear"]
         biases = {c.path for c in rows if c.weight_class.role == "bias"}
         for layer in range(len(linear[0].groups)):
+            layers = self._layers(linear[0], layer)
             for step in _steps(linear):
-                for c, moments in zip(step, self._moments(step, layer), strict=True):
+                for c, moments in zip(step, self._moments(step, layers), strict=True):
                     bias = c.path.removesuffix("weight") + "bias"
                     names = [path.format(layer) for path in (c.path, bias) if path == c.path or path in biases]
                     solution = _ridge(*moments, *(self.tensors[name] for name in names))
@@ -105,39 +150,50 @@ class _Reconstruction:
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
         return self.teacher, self.student
 
-    def _run(self, stack: str, side: int, index: int) -> None:
-        """Runs a model's stack on a batch until a hook ends it."""
-        model, batch = self.models[side], self.batches[index]
-        with contextlib.suppress(_Through):
-            if stack == "encoder":
-                run_encoder(model, batch)
-            else:
-                run_decoder(model, batch, self.memories[side][index])
+    def _layers(self, c: ClassPlan, layer: int) -> tuple[_Layer, _Layer]:
+        """The teacher's and the student's layer, and how they are called: what lies before them is run once."""
+        chosen = self.start[c.path].mix[layer].abs().argmax().item()
+        layers, modules = (c.groups[layer][chosen], layer), c.path.partition(".{}")[0]
+        found = []
+        for side, (model, index) in enumerate(zip(self.models, layers, strict=True)):
+            name = f"{modules}.{index}"
+            calls = self._calls(c.weight_class.stack, side, name)
+            norms = [norm for norm in self._norms(index) if norm.startswith(f"{name}.")]
+            found.append(_Layer(model, index, name, calls, norms))
+        return tuple(found)
 
-    def _moments(self, step: list[ClassPlan], layer: int) -> list[tuple[Tensor, Tensor]]:
+    def _calls(self, stack: str, side: int, name: str) -> list[tuple[tuple, dict[str, Any]]]:
+        """The arguments that a layer is given, batch by batch."""
+
+        def stop(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            raise _Reached(args, kwargs)
+
+        model, calls = self.models[side], []
+        handle = model.get_submodule(name).register_forward_pre_hook(stop, with_kwargs=True)
+        with handle, hooks(model, {}):
+            for index, batch in enumerate(self.batches):
+                try:
+                    if stack == "encoder":
+                        run_encoder(model, batch)
+                    else:
+                        run_decoder(model, batch, self.memories[side][index])
+                except _Reached as reached:
+                    calls.append(reached.args)
+        return calls
+
+    def _moments(self, step: list[ClassPlan], layers: tuple[_Layer, _Layer]) -> list[tuple[Tensor, Tensor]]:
         """For each class ``sum a a'`` and ``sum a y'``, the inputs with a one at the end for the bias."""
         sums: list[tuple[Tensor | int, Tensor | int]] = [(0, 0)] * len(step)
-        row = step[0].weight_class
-        modules = row.path.partition(".{}")[0]
-        chosen = self.start[step[0].path].mix[layer].abs().argmax().item()
-        layers = step[0].groups[layer][chosen], layer
-        names = [[module_of(c.weight_class, n) for c in step] for n in layers]
-        (theirs, their_hooks), (ours, our_hooks) = (
-            _recorder(side, self._norms(model), f"{modules}.{n}")
-            for side, model, n in zip(names, self.models, layers, strict=True)
-        )
-        with hooks(self.teacher, their_hooks), hooks(self.student, our_hooks):
-            for index, batch in enumerate(self.batches):
-                masks = token_masks(self.teacher, batch)
-                for side in range(len(self.models)):
-                    self._run(row.stack, side, index)
-                for k, c in enumerate(step):
-                    mask, mine = masks[c.weight_class.stream], ours[names[1][k]]
-                    goal_NP = self._goal(c, layer, theirs[names[0][k]], mine, mask)
-                    input_NQ = mine.input[mask].double()
-                    input_NQ = torch.cat([input_NQ, input_NQ.new_ones(len(input_NQ), 1)], dim=1)
-                    gram, product = sums[k]
-                    sums[k] = gram + input_NQ.T @ input_NQ, product + input_NQ.T @ goal_NP
+        runs = (layer.runs([c.weight_class for c in step]) for layer in layers)
+        for batch, *records in zip(self.batches, *runs, strict=True):
+            masks = token_masks(self.teacher, batch)
+            for k, (c, theirs, mine) in enumerate(zip(step, *records, strict=True)):
+                mask = masks[c.weight_class.stream]
+                goal_NP = self._goal(c, layers[1].index, theirs, mine, mask)
+                input_NQ = mine.input[mask].double()
+                input_NQ = torch.cat([input_NQ, input_NQ.new_ones(len(input_NQ), 1)], dim=1)
+                gram, product = sums[k]
+                sums[k] = gram + input_NQ.T @ input_NQ, product + input_NQ.T @ goal_NP
         return sums
 
     def _goal(self, c: ClassPlan, layer: int, theirs: _Record, mine: _Record, mask: Tensor) -> Tensor:
@@ -153,9 +209,9 @@ class _Reconstruction:
             goal = goal @ matrix_SOP[layer].to(goal)
         return goal * start.mix[layer].sum().to(goal)
 
-    def _norms(self, model: PreTrainedModel) -> list[str]:
+    def _norms(self, layer: int) -> list[str]:
         rows = [c.weight_class for c in self.plan.classes if c.weight_class.role == "norm_weight"]
-        return [module_of(row, n) for row in rows for n in layers_of(row, model.config, self.plan.family)]
+        return [module_of(row, layer) for row in rows if row.layered]
 
 
 def _steps(linear: list[ClassPlan]) -> list[list[ClassPlan]]:
@@ -169,39 +225,6 @@ def _steps(linear: list[ClassPlan]) -> list[list[ClassPlan]]:
         else:
             steps.append([c])
     return steps
-
-
-class _Through(Exception):
-    """A run of a stack has come through the layer that it was for."""
-
-
-def _recorder(names: list[str], norms: list[str], layer: str) -> tuple[dict[str, _Record], dict[str, Callable]]:
-    """Hooks that record the calls of some linear modules of a layer, and end the run behind it.
-
-    The stream after a module is what the next norm is given, or where no norm follows in the layer what that returns.
-    """
-    records: dict[str, _Record] = {}
-    waiting: list[_Record] = []
-
-    def linear(name: str) -> Callable:
-        def hook(_: nn.Module, inputs: tuple, output: Tensor) -> None:
-            records[name] = _Record(inputs[0], output)
-            waiting.append(records[name])
-
-        return hook
-
-    def stream(states: Tensor) -> None:
-        while waiting:
-            waiting.pop().stream = states
-
-    def norm(_: nn.Module, inputs: tuple, output: Tensor) -> None:
-        stream(inputs[0])
-
-    def end(_: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
-        stream(output if isinstance(output, Tensor) else output[0])
-        raise _Through
-
-    return records, dict.fromkeys(norms, norm) | {name: linear(name) for name in names} | {layer: end}
 
 
 def _ridge(gram: Tensor, product: Tensor, weight: Tensor, bias: Tensor | None = None) -> list[Tensor]:
