@@ -62,8 +62,9 @@ def _generator(phase1: float, config: dict[str, Any], factor: float = 0.05, **op
 
 def _opdf(sites: int, on: str = "copied") -> Arm:
     mpo = {"unit_sites": sites}
-    if on == "copied":
-        return Arm({"source": "mpo", "source_options": mpo, **_COPIED}, phase1=1.0)
+    if on in ("copied", "fitted"):
+        start = _COPIED if on == "copied" else {}
+        return Arm({"source": "mpo", "source_options": mpo, **start}, phase1=1.0)
     config = {"source": "generator", "finetune_source": "mpo", "finetune_source_options": mpo, **_COPIED}
     return Arm(config, phase1=0.5, finetune_rate=0.3)
 
@@ -107,6 +108,7 @@ ARMS: dict[str, Arm] = {
     "generator-scale": _generator(0.5, _COPIED, scale=True),
     "generator-own-projections": _generator(0.5, _COPIED, share=False),
     **{f"opdf-{sites}": _opdf(sites) for sites in (0, 1, 3)},
+    "fitted-opdf-1": _opdf(1, "fitted"),
     **{f"generator-opdf-{sites}": _opdf(sites, "generator") for sites in (0, 1, 3)},
     **{f"pruned-{share:.0%}": _pruned(share, False) for share in (0.5, 0.7, 0.9)},
     **{f"self-distilled-{share:.0%}": _pruned(share, True) for share in (0.5, 0.7, 0.9)},

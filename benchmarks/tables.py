@@ -2,6 +2,8 @@
 
     python benchmarks/tables.py > benchmarks/TABLES.md
     python benchmarks/tables.py --student 4+1 --updates 300
+
+``by_budget``, ``best`` and ``contest`` are what the other pages and pictures choose by.
 """
 
 import argparse
@@ -20,7 +22,7 @@ validation: mean and standard deviation over its seeds. The last column holds ev
 mean validation BLEU; 0 is a run whose loss was no number any more. Minutes are of one CPU thread where the run
 recorded them, with the closed form, the teacher's forward passes and the scoring in them, and the wall clock of a
 busy machine where it did not (~). What the arms are, and what follows: [README.md](README.md)."""
-CONTROLS = ("copied", "pca", "importance", "uniform")  # starts without reconstruction, trained on
+CONTROLS = ("copied", "pca", "importance", "uniform", "opdf")  # other starts from the teacher, trained on
 OTHERWISE = ("-kl", "-both")  # with another objective or other labels
 
 
