@@ -46,7 +46,7 @@ def main() -> None:
         budgets = {budget.updates: pair for budget, pair in contests if budget.student == student and pair is not None}
         axes.axhline(options.teacher_bleu, color="black", linewidth=1, linestyle=(0, (4, 4)), label="teacher, beam")
         curves: list[dict[int, float]] = []
-        for side, name in enumerate(("default: reconstructed", "best copied or projected start")):
+        for side, name in enumerate(("default: reconstructed", "best copied, projected or OPDF start")):
             groups = [pair[side] for pair in budgets.values()]
             scores = [mean(group, "test_bleu") for group in groups]
             bars = [spread(group, "test_bleu") for group in groups]

@@ -13,13 +13,13 @@ import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import CONTROLS, HERE, TEACHERS_DROPOUT, Budget, best, by_budget, load, mean, run_name
+from tables import COPIED, HERE, TEACHERS_DROPOUT, Budget, best, by_budget, load, mean, run_name
 
 from hf_weight_distill.report.pictures import COLOURS, MARKERS
 
 KINDS = {  # of arms, by the beginning of their names
     "reconstructed start": ("fitted",),
-    "copied or projected layers": CONTROLS,
+    "copied or projected layers": COPIED,
     "generator of the weights": ("generator",),
     "paper's recipe": ("paper",),
     "random weights + KD": ("random",),

@@ -22,7 +22,8 @@ validation: mean and standard deviation over its seeds. The last column holds ev
 mean validation BLEU; 0 is a run whose loss was no number any more. Minutes are of one CPU thread where the run
 recorded them, with the closed form, the teacher's forward passes and the scoring in them, and the wall clock of a
 busy machine where it did not (~). What the arms are, and what follows: [README.md](README.md)."""
-CONTROLS = ("copied", "pca", "importance", "uniform", "opdf")  # other starts from the teacher, trained on
+COPIED = ("copied", "pca", "importance", "uniform")  # starts without reconstruction, trained on
+CONTROLS = (*COPIED, "opdf")
 OTHERWISE = ("-kl", "-both")  # with another objective or other labels
 
 
