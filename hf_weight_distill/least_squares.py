@@ -78,8 +78,8 @@ class _Layer:
     """A layer of a model that can be run by itself, and how it is called on each batch."""
 
     model: PreTrainedModel
+    module: nn.Module
     index: int
-    name: str
     calls: list[tuple[tuple, dict[str, Any]]]
     norms: list[str]
 
@@ -104,10 +104,9 @@ class _Layer:
 
         names = [module_of(row, self.index) for row in rows]
         watched = dict.fromkeys(self.norms, lambda _, inputs, output: stream(inputs[0]))
-        layer = self.model.get_submodule(self.name)
         with hooks(self.model, watched | {name: linear(name) for name in names}):
             for args, kwargs in self.calls:
-                output = layer(*args, **kwargs)
+                output = self.module(*args, **kwargs)
                 stream(output if isinstance(output, Tensor) else output[0])
                 yield [records[name] for name in names]
 
@@ -151,35 +150,28 @@ class _Reconstruction:
         return self.teacher, self.student
 
     def _layers(self, c: ClassPlan, layer: int) -> tuple[_Layer, _Layer]:
-        """The teacher's and the student's layer, and how they are called: what lies before them is run once."""
+        """The teacher's and the student's layer."""
         chosen = self.start[c.path].mix[layer].abs().argmax().item()
-        layers, modules = (c.groups[layer][chosen], layer), c.path.partition(".{}")[0]
-        found = []
-        for side, (model, index) in enumerate(zip(self.models, layers, strict=True)):
-            name = f"{modules}.{index}"
-            calls = self._calls(c.weight_class.stack, side, name)
-            norms = [norm for norm in self._norms(index) if norm.startswith(f"{name}.")]
-            found.append(_Layer(model, index, name, calls, norms))
-        return tuple(found)
+        return self._layer(c.weight_class, 0, c.groups[layer][chosen]), self._layer(c.weight_class, 1, layer)
 
-    def _calls(self, stack: str, side: int, name: str) -> list[tuple[tuple, dict[str, Any]]]:
-        """The arguments that a layer is given, batch by batch."""
+    def _layer(self, row: WeightClass, side: int, index: int) -> _Layer:
+        """A layer of a model and how it is called: what lies before it is run once a batch."""
 
         def stop(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             raise _Reached(args, kwargs)
 
         model, calls = self.models[side], []
-        handle = model.get_submodule(name).register_forward_pre_hook(stop, with_kwargs=True)
-        with handle, hooks(model, {}):
-            for index, batch in enumerate(self.batches):
+        module = model.get_submodule(f"{row.path.partition('.{}')[0]}.{index}")
+        with module.register_forward_pre_hook(stop, with_kwargs=True), hooks(model, {}):
+            for k, batch in enumerate(self.batches):
                 try:
-                    if stack == "encoder":
+                    if row.stack == "encoder":
                         run_encoder(model, batch)
                     else:
-                        run_decoder(model, batch, self.memories[side][index])
+                        run_decoder(model, batch, self.memories[side][k])
                 except _Reached as reached:
                     calls.append(reached.args)
-        return calls
+        return _Layer(model, module, index, calls, self._norms(row.stack, index))
 
     def _moments(self, step: list[ClassPlan], layers: tuple[_Layer, _Layer]) -> list[tuple[Tensor, Tensor]]:
         """For each class ``sum a a'`` and ``sum a y'``, the inputs with a one at the end for the bias."""
@@ -209,9 +201,9 @@ class _Reconstruction:
             goal = goal @ matrix_SOP[layer].to(goal)
         return goal * start.mix[layer].sum().to(goal)
 
-    def _norms(self, layer: int) -> list[str]:
+    def _norms(self, stack: str, layer: int) -> list[str]:
         rows = [c.weight_class for c in self.plan.classes if c.weight_class.role == "norm_weight"]
-        return [module_of(row, layer) for row in rows if row.layered]
+        return [module_of(row, layer) for row in rows if row.layered and row.stack == stack]
 
 
 def _steps(linear: list[ClassPlan]) -> list[list[ClassPlan]]:
