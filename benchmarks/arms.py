@@ -60,13 +60,13 @@ def _generator(phase1: float, config: dict[str, Any], factor: float = 0.05, **op
     return Arm({"source": "generator", "source_options": options, **config}, phase1, {"projection_lr_factor": factor})
 
 
-def _opdf(sites: int, on: str = "copied") -> Arm:
-    mpo = {"unit_sites": sites}
-    if on in ("copied", "fitted"):
-        start = _COPIED if on == "copied" else {}
-        return Arm({"source": "mpo", "source_options": mpo, **start}, phase1=1.0)
-    config = {"source": "generator", "finetune_source": "mpo", "finetune_source_options": mpo, **_COPIED}
-    return Arm(config, phase1=0.5, finetune_rate=0.3)
+def _opdf(sites: int, start: dict[str, Any]) -> Arm:
+    return Arm({"source": "mpo", "source_options": {"unit_sites": sites}, **start}, phase1=1.0)
+
+
+def _generator_opdf(sites: int) -> Arm:
+    second = {"finetune_source": "mpo", "finetune_source_options": {"unit_sites": sites}}
+    return Arm({"source": "generator", **second, **_COPIED}, phase1=0.5, finetune_rate=0.3)
 
 
 def _pruned(sparsity: float, self_distilled: bool) -> Arm:
@@ -107,9 +107,9 @@ ARMS: dict[str, Arm] = {
     "generator-long": _generator(1.0, _COPIED),
     "generator-scale": _generator(0.5, _COPIED, scale=True),
     "generator-own-projections": _generator(0.5, _COPIED, share=False),
-    **{f"opdf-{sites}": _opdf(sites) for sites in (0, 1, 3)},
-    "fitted-opdf-1": _opdf(1, "fitted"),
-    **{f"generator-opdf-{sites}": _opdf(sites, "generator") for sites in (0, 1, 3)},
+    **{f"opdf-{sites}": _opdf(sites, _COPIED) for sites in (0, 1, 3)},
+    "fitted-opdf-1": _opdf(1, {}),
+    **{f"generator-opdf-{sites}": _generator_opdf(sites) for sites in (0, 1, 3)},
     **{f"pruned-{share:.0%}": _pruned(share, False) for share in (0.5, 0.7, 0.9)},
     **{f"self-distilled-{share:.0%}": _pruned(share, True) for share in (0.5, 0.7, 0.9)},
 }

@@ -1,6 +1,7 @@
-"""Draws test BLEU against the number of updates: the default's start and the best control, a panel a student shape.
+r"""Draws test BLEU against the number of updates: the default's start and the best control, a panel a student shape.
 
-    python benchmarks/curves.py --students 4+1 2+1 4+1-half 2+2-half --teacher_bleu 34.5 --output docs/budgets.png
+    python benchmarks/curves.py --dropout 0 --students 4+1 2+1 4+1-half 2+2-half --teacher_bleu 34.5 \
+        --output docs/budgets.png
 
 Each point is an arm at its best learning rate on validation, the mean over its seeds, with their standard deviation
 where there are several; the control is the best one of its budget. ``--teacher_bleu`` is the line: the teacher's score.

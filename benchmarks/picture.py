@@ -1,6 +1,6 @@
 r"""Draws test BLEU against greedy decoding speed: every arm a point, every budget a panel, the teacher a line.
 
-    python benchmarks/picture.py --students 4+1 2+1 2+2-half 4+1-half --updates 300 1000 1530 \
+    python benchmarks/picture.py --dropout 0 --students 4+1 2+1 2+2-half 4+1-half --updates 100 300 1530 \
         --output docs/benchmarks.png
 
 Arms and scores come from ``results.jsonl`` (each arm at its best learning rate on validation, the mean over its seeds),
