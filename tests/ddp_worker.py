@@ -1,5 +1,6 @@
 """Run by torchrun from test_trainer.py: two SGD steps of either phase, weights written by the first process."""
 
+import gc
 import sys
 
 import torch
@@ -40,9 +41,15 @@ def train(phase, folder, **options):
     return (model if phase == "finetune" else model.materialize()).state_dict(), trainer
 
 
-if __name__ == "__main__":
+def main():
     phase, folder, target = sys.argv[1:]
     weights, trainer = train(phase, folder, per_device_train_batch_size=4)
     assert trainer.args.world_size == 2
     if trainer.args.process_index == 0:
         torch.save((weights, trainer.state.log_history), target)
+
+
+if __name__ == "__main__":
+    main()
+    gc.collect()  # DDP holds the process group, whose threads may abort a process that exits with it
+    torch.distributed.destroy_process_group()

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     save = Path(arguments.save) if arguments.save else run / "student"
     with quiet():
         import datasets
+        from accelerate import PartialState
 
         from ..training_progress import TrainingProgress
 
@@ -106,6 +108,8 @@ def run(arguments: argparse.Namespace) -> None:
         finally:
             if args.should_save:
                 _complete_run_file(run, job)
+        gc.collect()  # DDP holds the process group, with which a process that exits may abort, and torchrun the rest
+        PartialState().destroy_process_group()
         if args.should_save:
             _finish(distiller, job, pairs, arguments, run, save)
 
