@@ -173,10 +173,10 @@ class WeightDistiller:
         self._model = self._build_model(self._calibration_batches(self.features(features)))
         return self._model
 
-    def _build_model(self, batches: list[Batch] | None) -> WeightDistillModel:
+    def _build_model(self, batches: list[Batch] | None, seed: int = 0) -> WeightDistillModel:
         config = self.config
         if config.start == "random":
-            start = random_start(self.plan, self.teacher)
+            start = random_start(self.plan, self.teacher, seed)
         else:
             how = {"layers": config.layers, "width": config.width, "reconstruction": config.reconstruction}
             start = teacher_start(self.plan, self.teacher, batches, **how)
@@ -393,9 +393,9 @@ class WeightDistiller:
         if resume and folder.exists():
             kernel = self.teacher.config._attn_implementation  # not saved; another one rounds differently
             return type(self.teacher).from_pretrained(folder, dtype=torch.float32, attn_implementation=kernel)
-        set_seed(args.seed)  # random starts are drawn before the trainer sets it
+        set_seed(args.seed)  # random projections are drawn before the trainer sets it
         with self._record.stage("start"):
-            self._model = self._build_model(self._calibration_batches(features))
+            self._model = self._build_model(self._calibration_batches(features), args.seed)
         before = self._model.source.inspected()
         self._train(self._model, "generator", args, shared, resume)
         self._record.write(learned=self._learned(before, self._model.source.inspected()))
