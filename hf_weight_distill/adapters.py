@@ -173,7 +173,7 @@ def _check_ties(model: nn.Module) -> None:
             )
 
 
-def _check_merged(merged: PreTrainedModel, before: Tensor) -> None:
+def _check_kept_ties(merged: PreTrainedModel) -> None:
     tied = {alias: owner for alias, owner in merged.all_tied_weights_keys.items() if alias != owner}
     apart = [a for a, o in tied.items() if merged.get_parameter(a) is not merged.get_parameter(o)]
     if apart:
@@ -181,6 +181,10 @@ def _check_merged(merged: PreTrainedModel, before: Tensor) -> None:
             f"the adapter trained {', '.join(apart)} apart from the weights that the {type(merged).__name__} ties it "
             "to, and a student would tie them again: train the adapter without modules_to_save for them"
         )
+
+
+def _check_merged(merged: PreTrainedModel, before: Tensor) -> None:
+    _check_kept_ties(merged)
     difference, largest = (probe_logits(merged) - before).abs().max(), before.abs().max()
     if not difference <= _TOLERANCE * largest:
         raise ValueError(
@@ -246,6 +250,22 @@ def add_lora(
     if base is not None:
         config.base_model_name_or_path = str(base)
     return model
+
+
+def check_lora(shell: PreTrainedModel, linear: Iterable[str], options: Mapping[str, Any]) -> None:
+    """Whether a student takes these adapters and can be rid of them again, tried on one without weights.
+
+    Args:
+        shell: on the meta device; it is used up.
+        linear, options: as for :func:`add_lora`.
+
+    Raises:
+        ValueError: no.
+    """
+    drawn = {"init_lora_weights": True} if "init_lora_weights" in options else {}  # some ways look at the weights
+    model = add_lora(shell, linear, {**options, **drawn})
+    with _quiet():
+        _check_kept_ties(model.merge_and_unload())
 
 
 def _check_options(options: Mapping[str, Any], kind: "type[LoraConfig]") -> None:

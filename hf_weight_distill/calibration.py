@@ -49,7 +49,8 @@ def weight_statistics(plan: WeightPlan, teacher: PreTrainedModel) -> Statistics:
         row = c.weight_class
         if len(row.axes) == 1 or row.role in ("relative_bias", "head"):
             continue
-        layers_LOI = torch.stack([tensors[row.path.format(layer)].detach() for layer in sorted(set(sum(c.groups, ())))])
+        layers = layers_of(row, plan.teacher_config, plan.family)
+        layers_LOI = torch.stack([tensors[row.path.format(layer)].detach().cpu() for layer in layers])
         if row.role == "embedding":
             stream = stream + _unit_trace(layers_LOI[0].T @ layers_LOI[0])
         elif row.axes[0] == "model":
@@ -92,7 +93,7 @@ def text_statistics(plan: WeightPlan, teacher: PreTrainedModel, batches: Iterabl
             masks.update(token_masks(teacher, batch))
             for stack, states in run_stacks(teacher, batch, output_hidden_states=True).items():
                 for state in states.hidden_states:
-                    stream += _stream_moment(state[masks[stack]], plan.family.mean_free_norm).cpu()
+                    stream += _stream_moment(state[masks[stack]], plan.family.mean_free_norm)
     return Statistics(_unit_trace(stream).float(), _energies(plan, teacher, rows, sums))
 
 
@@ -134,7 +135,7 @@ def norm_statistics(
 
 def _add(sums: dict, key: tuple[str, int], new: list) -> None:
     """Adds to running sums, in double precision on the CPU."""
-    new = [value.double().cpu() if isinstance(value, Tensor) else value for value in new]
+    new = [value.cpu().double() if isinstance(value, Tensor) else value for value in new]
     sums[key] = [a + b for a, b in zip(sums.get(key, [0] * len(new)), new, strict=True)]
 
 
@@ -188,7 +189,12 @@ def _energies(plan: WeightPlan, teacher: PreTrainedModel, rows: dict, sums: dict
 
 def _stream_moment(states_ND: Tensor, mean_free: bool) -> Tensor:
     states_ND = _normalise(states_ND.float(), mean_free)
-    return (states_ND.T @ states_ND / len(states_ND)).double()
+    return (states_ND.T @ states_ND / len(states_ND)).cpu().double()
+
+
+def in_double(values: Tensor) -> Tensor:
+    """In double precision, which Apple's GPUs do not have."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def _normalise(states_ND: Tensor, mean_free: bool) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 import transformers
 import yaml
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -28,7 +29,16 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from . import __version__
-from .adapters import MergedAdapter, add_lora, is_adapted, load_teacher, load_tokenizer, merge_adapters, probe_logits
+from .adapters import (
+    MergedAdapter,
+    add_lora,
+    check_lora,
+    is_adapted,
+    load_teacher,
+    load_tokenizer,
+    merge_adapters,
+    probe_logits,
+)
 from .calibration import Batch
 from .card import LORA, PAPERS, SEQUENCE_LEVEL_KD, CardInfo, Component, inherited_fields, shape_table, write_card
 from .config import StudentShape, WeightDistillConfig
@@ -52,11 +62,13 @@ from .trainer import (
     WeightDistillTrainingArguments,
     check_objectives,
     refuse_in_phase_1,
+    token_batches,
 )
 from .vocabulary import choose_tokens, count_tokens, load_trimmed, needs_text, save_trimmed, trim_vocabulary
 
 DatasetLike = Dataset | IterableDataset | str | os.PathLike
 CALIBRATION_BATCH = 32
+FEATURES = ("input_ids", "attention_mask", "labels")
 GENERATED = "generated_student"  # folder of what phase 1 made
 
 
@@ -192,7 +204,10 @@ class WeightDistiller:
     def _calibration_batches(self, features: Dataset | IterableDataset) -> list[Batch]:
         """The first ``calibration_sentences`` sentences."""
         count = self.config.calibration_sentences
-        rows = sorted(features.take(count) if count else [], key=lambda row: len(row["input_ids"]))
+        rows = [
+            {name: row[name] for name in FEATURES if name in row} for row in (features.take(count) if count else ())
+        ]
+        rows.sort(key=lambda row: len(row["input_ids"]))
         collate = self._collator()
         return [collate(rows[i : i + CALIBRATION_BATCH]) for i in range(0, len(rows), CALIBRATION_BATCH)]
 
@@ -251,7 +266,12 @@ class WeightDistiller:
             pseudo_labels_dir: where the teacher's own translations go, which then replace the targets or stand beside
                 them, as the configuration says; ``None`` keeps the targets.
         """
-        if isinstance(data, Dataset | IterableDataset) and {"input_ids", "labels"} <= set(data.column_names or ()):
+        if isinstance(data, Dataset | IterableDataset) and {"input_ids", "labels"} <= _columns(data):
+            if pseudo_labels_dir is not None:
+                raise ValueError(
+                    f"pseudo_labels={self.config.pseudo_labels!r} has the teacher translate the sources, and features "
+                    "(input_ids, labels) hold no text: pass text pairs, or set pseudo_labels='none'"
+                )
             if self.shape.vocab is not None:
                 raise ValueError(
                     f"vocab={self.shape.vocab!r} gives tokens new ids, and features (input_ids, labels) hold old ones: "
@@ -349,9 +369,12 @@ class WeightDistiller:
             FloatingPointError: the loss is not finite.
         """
         run = self._run = Path(output_dir)
-        generator_args = generator_args or self._arguments(self.config.generator_args, run / "generator")
-        finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune")
-        self._check_run(run, generator_args, resume_from_checkpoint)
+        own = {"generator_args": generator_args, "finetune_args": finetune_args}
+        evaluates = eval_dataset is not None
+        generator_args = generator_args or self._arguments(self.config.generator_args, run / "generator", evaluates)
+        finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune", evaluates)
+        self._check_run(run, generator_args, finetune_args, resume_from_checkpoint)
+        self.comparison, self._student, self._data, self.summary = None, None, {}, {}  # of a run before this one
         self._record = RunRecord(run, generator_args.should_save)
         self.history = dict(self._record.facts.get("history", {}))
         self._device = generator_args.device
@@ -367,8 +390,11 @@ class WeightDistiller:
             with generator_args.main_process_first(desc="preparing the data"):
                 features = self.features(train_dataset, pseudo)
                 teacher = self._cached(features, run)
+            for args in (generator_args, finetune_args):
+                token_batches(features, args)
             evaluation = None if eval_dataset is None else self.features(eval_dataset)
-        self._write_run(run, generator_args, finetune_args)
+        if generator_args.should_save:
+            self._write_run(run, self._run_description(own))
         if isinstance(train_dataset, str | os.PathLike):
             self._data["dataset"] = str(train_dataset)
         phases = {"generator": generator_args.description(), "finetune": finetune_args.description()}
@@ -443,6 +469,7 @@ class WeightDistiller:
         """One phase; nothing at all with ``max_steps=0``."""
         if args.max_steps == 0:
             return
+        AcceleratorState._reset_state()  # it holds the precision of the phase before
         trainer = WeightDistillTrainer(
             model,
             args=args,
@@ -519,12 +546,21 @@ class WeightDistiller:
                 "teacher: leave it out, or use kl in generator_objectives or finetune_objectives"
             )
 
-    def _arguments(self, values: dict[str, Any], folder: Path) -> WeightDistillTrainingArguments:
+    def _arguments(
+        self, values: dict[str, Any], folder: Path, evaluates: bool = False
+    ) -> WeightDistillTrainingArguments:
         defaults = {"save_strategy": "steps", "save_total_limit": 2, "report_to": "none"}
+        defaults |= {"eval_strategy": "steps"} if evaluates else {}
         return WeightDistillTrainingArguments(**defaults | values | {"output_dir": str(folder)})
 
-    def _check_run(self, run: Path, args: WeightDistillTrainingArguments, resume: bool) -> None:
-        if run.exists() and any(run.iterdir()) and not resume and args.process_index == 0:
+    def _check_run(
+        self,
+        run: Path,
+        generator_args: WeightDistillTrainingArguments,
+        finetune_args: WeightDistillTrainingArguments,
+        resume: bool,
+    ) -> None:
+        if run.exists() and any(run.iterdir()) and not resume and generator_args.process_index == 0:
             raise ValueError(
                 f"the folder {str(run)!r} exists and is not empty: choose another output_dir, delete it, or go on with "
                 "the run in it by resume_from_checkpoint=True"
@@ -533,16 +569,28 @@ class WeightDistiller:
         check_source(config.source, config.source_options)
         if config.finetune_source is not None:
             check_source(config.finetune_source, config.finetune_source_options)
-        for phase, has_source in (("generator", True), ("finetune", config.finetune_source is not None)):
+            if SOURCES[config.finetune_source].from_teacher:
+                raise ValueError(
+                    f"finetune_source={config.finetune_source!r} makes weights from the teacher's and cannot go on "
+                    "from those of phase 1: use it as source"
+                )
+        phases = (("generator", generator_args, True), ("finetune", finetune_args, config.finetune_source is not None))
+        for phase, args, has_source in phases:
             check_objectives(self._objectives(phase), True, has_source)
+            if has_source and args.max_steps != 0:
+                refuse_in_phase_1(args)
+        folders = [os.path.abspath(args.output_dir) for _, args, _ in phases if args.max_steps != 0]
+        if len(set(folders)) < len(folders):
+            raise ValueError(
+                f"both phases have output_dir={folders[0]!r}, where neither could tell its checkpoints from the "
+                "other's: give each a folder of its own"
+            )
         self._check_cache()
         build_schedules(config.schedules, {})
         if config.schedules and config.finetune_source is not None:
             raise ValueError("schedules change the weights of a plain student: use them without finetune_source")
         if config.finetune_lora:
             self._check_lora()
-        if args.max_steps != 0:
-            refuse_in_phase_1(args)
 
     def _check_lora(self) -> None:
         """Whether the student takes these adapters, tried on one without weights."""
@@ -550,15 +598,21 @@ class WeightDistiller:
         if self.config.finetune_source is not None or self.config.schedules:
             raise ValueError(f"finetune_lora trains a plain student with adapters: use it without {other}")
         shell = stock_student(self.teacher, self.plan.student_config, device="meta")
-        add_lora(shell, sum(self._linear().values(), ()), self.config.finetune_lora)
+        check_lora(shell, sum(self._linear().values(), ()), self.config.finetune_lora)
 
-    def _write_run(self, run: Path, *phases: WeightDistillTrainingArguments) -> None:
-        """The configuration that repeats this run."""
-        if not phases[0].should_save:
-            return
+    def _run_description(self, own: dict[str, WeightDistillTrainingArguments | None]) -> dict[str, Any]:
+        """What repeats this run: the description, with the arguments that ``distill`` was given for a phase."""
+        description = self.description()
+        description["config"] |= {name: args.settings() for name, args in own.items() if args is not None}
+        return json.loads(json.dumps(description))  # without tuples
+
+    def _write_run(self, run: Path, description: dict[str, Any]) -> None:
+        """Writes what repeats this run, or on resuming compares it with what stands there."""
         if (run / RUN_FILE).exists():
             found = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
-            changed = [f"{k}: {found.get(k)!r} -> {v!r}" for k, v in self.description().items() if found.get(k) != v]
+            if not isinstance(found, dict):
+                raise ValueError(f"{str(run / RUN_FILE)!r} holds no settings of a run: choose another output_dir")
+            changed = [f"{k}: {found.get(k)!r} -> {v!r}" for k, v in description.items() if found.get(k) != v]
             if changed:
                 raise ValueError(
                     f"the run in {str(run)!r} was started with other settings ({'; '.join(changed)}): resume it with "
@@ -566,7 +620,7 @@ class WeightDistiller:
                 )
             return
         run.mkdir(parents=True, exist_ok=True)
-        (run / RUN_FILE).write_text(yaml.safe_dump(self.description(), sort_keys=False), encoding="utf-8")
+        (run / RUN_FILE).write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
 
     def description(self) -> dict[str, Any]:
         """Teacher, shape and configuration as plain values; what a run's YAML file holds."""
@@ -733,6 +787,11 @@ class WeightDistiller:
 
 
 # --- checks and small helpers ---------------------------------------------------------------------------------------
+
+
+def _columns(data: Dataset | IterableDataset) -> set[str]:
+    """Names of the columns; a stream that was mapped tells them only in its rows."""
+    return set(data.column_names or next(iter(data), {}))
 
 
 class _PlainCollator:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .calibration import Batch, hooks, module_of, run_decoder, run_encoder, token_masks
+from .calibration import Batch, hooks, in_double, module_of, run_decoder, run_encoder, token_masks
 from .families import WeightClass
 from .plan import ClassPlan, WeightPlan, fixed_tensors, stock_student, tensors_of
 from .sources.base import ClassStart
@@ -182,7 +182,7 @@ class _Reconstruction:
             for k, (c, theirs, mine) in enumerate(zip(step, *records, strict=True)):
                 mask = masks[c.weight_class.stream]
                 goal_NP = self._goal(c, layers[1].index, theirs, mine, mask)
-                input_NQ = mine.input[mask].double()
+                input_NQ = in_double(mine.input[mask])
                 input_NQ = torch.cat([input_NQ, input_NQ.new_ones(len(input_NQ), 1)], dim=1)
                 gram, product = sums[k]
                 sums[k] = gram + input_NQ.T @ input_NQ, product + input_NQ.T @ goal_NP
@@ -191,11 +191,11 @@ class _Reconstruction:
     def _goal(self, c: ClassPlan, layer: int, theirs: _Record, mine: _Record, mask: Tensor) -> Tensor:
         """``y``, ``(tokens, P)``."""
         if c.axes[0] == "model":
-            goal = theirs.stream[mask].double()
+            goal = in_double(theirs.stream[mask])
             if self.stream_DE is not None:
                 goal = goal @ self.stream_DE.to(goal)
-            return goal - (mine.stream - mine.output)[mask].double()
-        goal, start = theirs.output[mask].double(), self.start[c.path]
+            return goal - in_double((mine.stream - mine.output)[mask])
+        goal, start = in_double(theirs.output[mask]), self.start[c.path]
         if start.projections[0] is not None:
             matrix_SOP = start.projections[0].matrix.expand(len(c.groups), -1, -1)
             goal = goal @ matrix_SOP[layer].to(goal)

@@ -204,7 +204,9 @@ def fixed_tensors(plan: "WeightPlan", teacher: PreTrainedModel) -> dict[str, tor
     tensors = tensors_of(teacher)
     fixed = {name: tensors[name].detach().cpu().clone() for name in plan.copied}
     if plan.constants and plan.student_config.d_model == plan.teacher_config.d_model:
-        fixed |= {name: tensors[name].detach().cpu().clone() for name in plan.constants}
+        shells = tensors_of(stock_student(teacher, plan.student_config, device="meta"))
+        for name in plan.constants:  # M2M100's table grows when the teacher is given a longer text
+            fixed[name] = tensors[name].detach()[: len(shells[name])].cpu().clone()
     elif plan.constants:
         fresh = tensors_of(stock_student(teacher, plan.student_config, device="cpu"))
         fixed |= {name: fresh[name].detach() for name in plan.constants}

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .calibration import Batch, NormMoments, Statistics, fit_norm, norm_statistics, text_statistics, weight_statistics
 from .least_squares import reconstruct
@@ -100,6 +100,13 @@ def _refuse_growth(plan: WeightPlan) -> None:
                     f"{c.path}: the student's {axis!r} axis has {new} dimensions, the teacher's {old}. A start from "
                     "the teacher chooses dimensions and cannot invent them: give a smaller shape, or use "
                     "recipe='paper', whose random projections reach any size"
+                )
+    for stack in ("encoder", "decoder"):
+        for what, (old, new) in (("heads", _heads(plan, stack)), ("dimensions a head", _head_sizes(plan, stack))):
+            if new > old:
+                raise ValueError(
+                    f"{stack}: the student's attention has {new} {what}, the teacher's {old}, and a start from the "
+                    "teacher keeps whole heads: set attention_heads so that neither grows, or use recipe='paper'"
                 )
 
 
@@ -207,7 +214,7 @@ class _Builder:
         if c.weight_class.role == "embedding" and c.axes[0] == "vocab":
             factor *= self._embedding_scale()
         if "qk" in c.axes and self.plan.family.scaled_attention:
-            old, new = self._head_sizes(c.weight_class.stack)
+            old, new = _head_sizes(self.plan, c.weight_class.stack)
             factor *= (new / old) ** 0.25
         return factor * self._output_scale(c)
 
@@ -236,8 +243,9 @@ class _Builder:
     def _positions(self) -> tuple[Tensor, Tensor] | None:
         if not self.plan.constants:
             return None
-        name, sentence = self.plan.constants[-1], 64  # as many positions as sentences usually have
-        return self.tensors[name].detach().cpu()[:sentence], self.constants[name][:sentence]
+        name = self.plan.constants[-1]
+        student = self.constants[name][:64]  # as many positions as sentences usually have
+        return self.tensors[name].detach().cpu()[: len(student)], student
 
     # --- projections ---
 
@@ -261,7 +269,7 @@ class _Builder:
         heads = self._heads(unit, stack, layer)
         if axis == "heads":
             return heads
-        old, new = self._head_sizes(stack)
+        old, new = _head_sizes(self.plan, stack)
         energy_HK = self.statistics.energy[unit, axis][layer].view(-1, old)[heads]
         within = torch.stack([self._top(energy_K, new) for energy_K in energy_HK])
         return (heads[:, None] * old + within).flatten()
@@ -271,7 +279,7 @@ class _Builder:
         energy = self.statistics.energy[unit, "vo"]
         shared = self.plan.family.shared_relative_bias and unit.endswith("SelfAttention")
         row = energy.sum(0) if shared else energy[layer]
-        old, new = (_heads(self.plan, config, stack) for config in (self.plan.teacher_config, self.plan.student_config))
+        old, new = _heads(self.plan, stack)
         return self._top(row.view(old, -1).sum(1), new)
 
     def _top(self, energy: Tensor, count: int) -> Tensor:
@@ -279,14 +287,17 @@ class _Builder:
             return torch.arange(count)
         return energy.argsort(descending=True, stable=True)[:count].sort().values
 
-    def _head_sizes(self, stack: str) -> tuple[int, int]:
-        """Dimensions of a head, teacher's and student's."""
-        configs = self.plan.teacher_config, self.plan.student_config
-        if self.plan.family.own_head_size:
-            return configs[0].d_kv, configs[1].d_kv
-        return tuple(c.d_model // _heads(self.plan, c, stack) for c in configs)
 
-
-def _heads(plan: WeightPlan, config: PretrainedConfig, stack: str) -> int:
+def _heads(plan: WeightPlan, stack: str) -> tuple[int, int]:
+    """Attention heads, teacher's and student's."""
     names = plan.family.shape["attention_heads"]
-    return getattr(config, names[stack == "decoder" and len(names) > 1])
+    name = names[stack == "decoder" and len(names) > 1]
+    return getattr(plan.teacher_config, name), getattr(plan.student_config, name)
+
+
+def _head_sizes(plan: WeightPlan, stack: str) -> tuple[int, int]:
+    """Dimensions of a head, teacher's and student's."""
+    configs = plan.teacher_config, plan.student_config
+    if plan.family.own_head_size:
+        return configs[0].d_kv, configs[1].d_kv
+    return tuple(c.d_model // heads for c, heads in zip(configs, _heads(plan, stack), strict=True))

@@ -2,13 +2,24 @@
 
 import os
 from dataclasses import dataclass, field, fields
+from types import NoneType
 from typing import Any
 
 import torch
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerState,
+)
 from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 
 from .data import TokenBatchSampler
 from .model import WeightDistillModel
@@ -27,7 +38,7 @@ _ALWAYS_TOLD = (
 )
 _NOT_ABOUT_TRAINING = (
     *("output_dir", "run_name", "project", "trackio", "hub_", "push_to_hub", "report_to", "resume_from_checkpoint"),
-    *("log", "save_", "disable_tqdm", "dataloader_", "use_cpu", "do_"),
+    *("log", "save_", "disable_tqdm", "dataloader_", "use_cpu", "do_", "generation_config"),
 )
 
 
@@ -51,6 +62,11 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor}: the objectives smooth labels themselves; set "
+                "label_smoothing of WeightDistillConfig"
+            )
         if self.projection_lr_factor < 0:
             raise ValueError(f"projection_lr_factor={self.projection_lr_factor}: expected a number of at least 0")
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
@@ -64,17 +80,28 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
             value = getattr(self, name)
             if name in _ALWAYS_TOLD or str(value) != str(getattr(plain, name)):
                 is_path = isinstance(value, str) and os.sep in value
-                shown[name] = os.path.basename(value) if is_path else getattr(value, "value", value)
+                shown[name] = os.path.basename(value) if is_path else _plain(value)
         if self.max_tokens_per_batch is not None:
             shown.pop("per_device_train_batch_size")  # which it replaces
         return shown
+
+    def settings(self) -> dict[str, Any]:
+        """:meth:`description` as arguments that train in the same way."""
+        shown = {name: value for name, value in self.description().items() if name != "processes"}
+        return shown | {"max_steps": self.max_steps, "num_train_epochs": self.num_train_epochs}
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON and YAML hold it."""
+    value = value.to_dict() if hasattr(value, "to_dict") else getattr(value, "value", value)
+    return value if isinstance(value, (str, int, float, bool, list, tuple, dict, NoneType)) else str(value)
 
 
 def refuse_in_phase_1(args: WeightDistillTrainingArguments) -> None:
     """In phase 1 neither a checkpointed layer's recomputation nor a gathered shard would see the generated weights.
 
     Raises:
-        ValueError: activation checkpointing, FSDP or DeepSpeed is on.
+        ValueError: activation checkpointing, FSDP, DeepSpeed, several GPUs in one process, or NEFTune is on.
     """
     if getattr(args, "activation_checkpointing", None) or args.gradient_checkpointing:
         raise ValueError(
@@ -86,6 +113,33 @@ def refuse_in_phase_1(args: WeightDistillTrainingArguments) -> None:
             "FSDP and DeepSpeed would gather the student's own parameters over the generated ones in phase 1: use DDP "
             "there (finetune_args may have them)"
         )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"found {args.n_gpu} GPUs in one process, and torch.nn.DataParallel cannot copy a weight source: start "
+            "with torchrun --nproc_per_node, or show one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
+    if args.neftune_noise_alpha is not None:
+        raise ValueError(
+            "neftune_noise_alpha adds noise to an embedding module, and generated embeddings have none: leave it off "
+            "in phase 1 (finetune_args may have it)"
+        )
+
+
+def token_batches(dataset: Dataset | IterableDataset, args: WeightDistillTrainingArguments) -> TokenBatchSampler | None:
+    """Batches by target tokens; ``None`` where the arguments ask for none.
+
+    Raises:
+        ValueError: a stream, whose lengths are not known, or a sentence that fits no batch.
+    """
+    if args.max_tokens_per_batch is None or args.max_steps == 0:
+        return None
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"max_tokens_per_batch={args.max_tokens_per_batch} sorts sentences by length, and a stream does not know "
+            "its lengths: load the data without streaming, or set per_device_train_batch_size"
+        )
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return TokenBatchSampler([len(labels) for labels in dataset["labels"]], args.max_tokens_per_batch, seed=seed)
 
 
 def check_objectives(
@@ -179,6 +233,21 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         if self.teacher_cache is not None and COLUMN not in self._signature_columns:
             self._signature_columns.append(COLUMN)
 
+    # --- resuming ---
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """As the base class, which after the last update would make one more."""
+        if isinstance(resume_from_checkpoint, str):
+            state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, TRAINER_STATE_NAME))
+            last = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
+            if state.global_step >= last:
+                self.state = state
+                self._load_from_checkpoint(resume_from_checkpoint)
+                if self.args.load_best_model_at_end:
+                    self._load_best_model()
+                return TrainOutput(state.global_step, 0.0, {})
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
     # --- loss ---
 
     def compute_loss(
@@ -242,6 +311,10 @@ class WeightDistillTrainer(Seq2SeqTrainer):
 
     # --- optimizer and batches ---
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As of the plain student, whose norms do not decay: a weight source calls theirs ``.../layer_norm/weight``."""
+        return [name for name in super().get_decay_parameter_names(model) if "norm/" not in name]
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The base class's optimizer, with projections and mixing in groups of their own."""
         optimizer = super().create_optimizer(model)
@@ -258,12 +331,9 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         """Batches by tokens where ``max_tokens_per_batch`` asks for it."""
         if self.args.max_tokens_per_batch is None:
             return super().get_train_dataloader()
-        dataset = self._remove_unused_columns(self.train_dataset, description="training")
-        lengths = [len(labels) for labels in dataset["labels"]]
-        sampler = TokenBatchSampler(lengths, self.args.max_tokens_per_batch, seed=self.args.data_seed or self.args.seed)
         loader = DataLoader(
-            dataset,
-            batch_sampler=sampler,
+            self._remove_unused_columns(self.train_dataset, description="training"),
+            batch_sampler=token_batches(self.train_dataset, self.args),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,

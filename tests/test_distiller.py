@@ -1,6 +1,7 @@
 """Teacher in, student out: the whole way on tiny models, what comes out, and what is refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from models import tiny_teacher
 from safetensors.torch import load_file
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 from training import arguments, random_features
-from transformers import GPT2Config, GPT2LMHeadModel, MarianMTModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, MarianMTModel
 
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller
 from hf_weight_distill import distiller as module
@@ -162,6 +163,86 @@ def test_the_user_may_bring_arguments_of_their_own(marian, tmp_path):
     assert [distiller.history[p][-1]["step"] for p in ("generator", "finetune")] == [1, 2]
 
 
+def test_arguments_of_the_users_own_are_in_what_repeats_the_run(marian, tmp_path):
+    options = {
+        "max_steps": 2,
+        "accelerator_config": {"dispatch_batches": False},
+        "generation_config": GenerationConfig(),
+    }
+    distiller, args = load(marian), arguments(tmp_path / "finetune", **options)
+    distiller.distill(PAIRS, output_dir=tmp_path / "a", finetune_args=args)
+    run = yaml.safe_load((tmp_path / "a" / "weight_distill.yaml").read_text())
+    config = WeightDistillConfig.from_dict(run["config"])
+    assert config.generator_args == FAST and config.finetune_args["lr_scheduler_type"] == "constant"
+    again = load(marian, config=replace(config, finetune_args=config.finetune_args | {"use_cpu": True}))
+    second = again.distill(PAIRS, output_dir=tmp_path / "b")
+    assert all(torch.equal(t, tensors_of(second)[n]) for n, t in tensors_of(distiller.student).items())
+    other = arguments(tmp_path / "finetune", **options | {"max_steps": 3})
+    with pytest.raises(ValueError, match="other settings .*'max_steps': 2"):
+        load(marian).distill(PAIRS, output_dir=tmp_path / "a", finetune_args=other, resume_from_checkpoint=True)
+
+
+def test_both_phases_may_have_a_precision_of_their_own(marian, tmp_path, monkeypatch):
+    real, seen = module.WeightDistillTrainer.train, []
+
+    def train(self, **kwargs):
+        seen.append(self.accelerator.mixed_precision)
+        return real(self, **kwargs)
+
+    monkeypatch.setattr(module.WeightDistillTrainer, "train", train)
+    for order in ((True, False), (False, True)):
+        phases = zip(("generator_args", "finetune_args"), order, strict=True)
+        config = replace(CONFIG, **{name: FAST | {"bf16": bf16} for name, bf16 in phases})
+        load(marian, config=config).distill(PAIRS, output_dir=tmp_path / str(order))
+    assert seen == ["bf16", "no", "no", "bf16"]
+
+
+def test_the_seed_draws_the_random_start(tmp_path):
+    config = replace(CONFIG, source="direct", start="random", pseudo_labels="none")
+    none = {"max_steps": 0, "use_cpu": True}
+    students = []
+    for k, seed in enumerate((1, 2, 1)):
+        distiller = WeightDistiller(tiny_teacher("marian"), student=SHAPE, config=config)
+        args = [arguments(tmp_path / f"{phase}{k}", seed=seed, **none) for phase in ("generator", "finetune")]
+        distiller.distill(
+            random_features(), output_dir=tmp_path / str(k), generator_args=args[0], finetune_args=args[1]
+        )
+        students.append(distiller.student.model.shared.weight)
+    assert torch.equal(students[0], students[2]) and not torch.equal(students[0], students[1])
+
+
+def test_an_evaluation_set_is_evaluated_on(marian, tmp_path):
+    distiller = load(marian, config=replace(CONFIG, finetune_args=FAST | {"logging_steps": 3}))
+    distiller.distill(PAIRS, PAIRS, output_dir=tmp_path / "run")
+    assert [row["step"] for row in distiller.history["finetune"] if "eval_loss" in row] == [3]
+
+
+def test_a_second_run_has_no_scores_of_the_first(marian, tmp_path):
+    distiller = load(marian)
+    distiller.distill(PAIRS, output_dir=tmp_path / "a")
+    distiller.evaluate(PAIRS, batch_sizes=(4,), speed_sentences=2)
+    distiller.distill(PAIRS, output_dir=tmp_path / "b")
+    assert distiller.comparison is None
+
+
+def test_features_may_have_columns_that_a_trainer_drops_and_come_as_a_stream(marian, tmp_path):
+    distiller = load(marian)
+
+    def encode(rows):
+        return {
+            **distiller.tokenizer(rows["source"]),
+            "labels": distiller.tokenizer(text_target=rows["target"])["input_ids"],
+        }
+
+    features = PAIRS.map(encode, batched=True)
+    stream = PAIRS.to_iterable_dataset().map(encode, batched=True, remove_columns=["source", "target"])
+    assert stream.column_names is None
+    expected = load(marian).distill(PAIRS, output_dir=tmp_path / "text")
+    found = distiller.distill(features, output_dir=tmp_path / "features")
+    assert all(torch.equal(t, tensors_of(found)[n]) for n, t in tensors_of(expected).items())
+    load(marian).distill(stream, output_dir=tmp_path / "stream")
+
+
 def test_a_finetune_source_trains_under_a_parameterisation_and_comes_out_stock(marian, tmp_path):
     plain = load(marian).distill(PAIRS, output_dir=tmp_path / "a")
     other = load(marian, config=replace(CONFIG, finetune_source="direct")).distill(PAIRS, output_dir=tmp_path / "b")
@@ -193,6 +274,25 @@ def test_resume_goes_on_where_it_stopped_and_ends_the_same(marian, tmp_path, sto
     monkeypatch.setattr(module.WeightDistillTrainer, "training_step", real)
     resumed = load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "cut", resume_from_checkpoint=True)
     assert all(torch.equal(t, tensors_of(resumed)[n]) for n, t in tensors_of(whole).items())
+
+
+def test_resuming_a_run_that_is_over_changes_nothing(marian, tmp_path):
+    saving = FAST | {"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "per_device_train_batch_size": 2}
+    saving |= {
+        "lr_scheduler_type": "constant",
+        "load_best_model_at_end": True,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+    }
+    config = replace(CONFIG, generator_args=saving, finetune_args=saving | {"max_steps": 4})
+    whole = load(marian, config=config).distill(PAIRS, PAIRS, output_dir=tmp_path / "run")
+    for kept in ("after phase 2", "after phase 1"):
+        if kept == "after phase 1":
+            shutil.rmtree(tmp_path / "run" / "generated_student")
+        again = load(marian, config=config)
+        resumed = again.distill(PAIRS, PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True)
+        assert all(torch.equal(t, tensors_of(resumed)[n]) for n, t in tensors_of(whole).items()), kept
+        assert again.history["finetune"][-1]["step"] == 4
 
 
 def test_resume_with_other_settings_is_refused(marian, tmp_path):
@@ -269,11 +369,13 @@ def test_text_without_a_tokenizer(tmp_path):
         (Dataset.from_dict({"source": [], "target": []}), "no rows|empty|without rows"),
         (Dataset.from_dict({"source": [" "], "target": ["x"]}), "source|empty|blank"),
         (Dataset.from_dict({"input_ids": [[1, 2]], "labels": [[-100, -100]]}), "only padding"),
+        (random_features(low=3, high=20), "pseudo_labels='replace'.*hold no text: pass text pairs"),
     ],
 )
 def test_data_that_teaches_nothing_is_refused_before_anything_is_written(marian, tmp_path, data, message):
+    config = replace(CONFIG, pseudo_labels="replace" if "pseudo_labels" in message else "none")
     with pytest.raises(ValueError, match=message):
-        load(marian).distill(data, output_dir=tmp_path / "run")
+        load(marian, config=config).distill(data, output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -298,6 +400,11 @@ def test_folders_that_are_taken(marian, tmp_path):
         ({"max_source_length": 999}, "max_source_length=999, but the teacher has .* positions"),
         ({"source": "magic"}, "unknown weight source 'magic'"),
         ({"finetune_source": "magic"}, "unknown weight source 'magic'"),
+        ({"finetune_source": "generator"}, "finetune_source='generator' makes weights from the teacher's"),
+        ({"finetune_source": "direct", "finetune_args": FAST | {"gradient_checkpointing": True}}, "wrong gradients"),
+        ({"generator_args": FAST | {"neftune_noise_alpha": 5.0}}, "neftune_noise_alpha"),
+        ({"finetune_args": FAST | {"label_smoothing_factor": 0.1}}, "label_smoothing_factor=0.1.*WeightDistillConfig"),
+        ({"finetune_args": FAST | {"max_tokens_per_batch": 2}}, "max_tokens=2"),
         ({"source_options": {"init": "magic"}}, "init='magic'"),
         ({"source_options": {"sacle": True}}, "source 'generator' has no option sacle.*activation"),
         ({"schedules": {"magnitude_pruning": {"sparsty": 0.5}}}, "magnitude_pruning.*sparsty.*sparsity"),
@@ -307,7 +414,20 @@ def test_folders_that_are_taken(marian, tmp_path):
 def test_settings_that_cannot_work_are_refused_before_anything_is_trained(marian, tmp_path, config, message):
     with pytest.raises(ValueError, match=message):
         load(marian, config=replace(CONFIG, **config)).distill(PAIRS, output_dir=tmp_path / "run")
-    assert not list(tmp_path.glob("run/*/checkpoint-*"))
+    assert not (tmp_path / "run" / "generated_student").exists()
+
+
+def test_one_folder_for_both_phases_is_refused(marian, tmp_path):
+    args = [arguments(tmp_path / "same") for _ in range(2)]
+    with pytest.raises(ValueError, match="both phases have output_dir=.*same"):
+        load(marian).distill(PAIRS, output_dir=tmp_path / "run", generator_args=args[0], finetune_args=args[1])
+
+
+def test_a_stream_has_no_token_batches(marian, tmp_path):
+    config = replace(CONFIG, finetune_args=FAST | {"max_tokens_per_batch": 64})
+    with pytest.raises(ValueError, match="max_tokens_per_batch=64 .*stream"):
+        load(marian, config=config).distill(PAIRS.to_iterable_dataset(), output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     assert not (tmp_path / "run" / "generated_student").exists()
 
 

@@ -408,6 +408,14 @@ def test_an_interrupted_phase_2_with_adapters_ends_the_same(base, tmp_path, monk
     assert load(checkpoint).teacher.config.decoder_layers == 1
 
 
+@pytest.mark.parametrize("drawn", ["pissa", "olora"])
+def test_adapters_may_be_drawn_from_the_weights(base, tmp_path, drawn):
+    config = replace(CONFIG, finetune_lora={"r": 2, "init_lora_weights": drawn})
+    distiller = load(base, config=config)
+    distiller.distill(PAIRS, output_dir=tmp_path / "run")
+    assert distiller.history["finetune"][-1]["step"] == 3
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -418,6 +426,7 @@ def test_an_interrupted_phase_2_with_adapters_ends_the_same(base, tmp_path, monk
         ({"finetune_lora": {"r": "two"}}, "finetune_lora={'r': 'two'}"),
         ({"finetune_lora": {"r": 2, "target_modules": ["query"]}}, "Target modules .*query.* not found"),
         ({"finetune_lora": {"r": 2, "target_modules": ["shared"]}}, "weights are tied to other modules"),
+        ({"finetune_lora": {"r": 2, "modules_to_save": ["lm_head"]}}, "trained lm_head.weight apart"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_trained(base, tmp_path, options, message):
@@ -458,6 +467,6 @@ def test_the_documentation_runs(base, adapter, tmp_path, monkeypatch):
         assert program == "hf-weight-distill" and code == 0, err[-2000:]
     real = WeightDistiller._arguments
     shrunk = {"max_steps": 2, "use_cpu": True, "disable_tqdm": True}
-    monkeypatch.setattr(WeightDistiller, "_arguments", lambda self, values, folder: real(self, values | shrunk, folder))
+    monkeypatch.setattr(WeightDistiller, "_arguments", lambda self, values, *more: real(self, values | shrunk, *more))
     exec("\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.S)), {})
     assert load_file(tmp_path / "student" / "model.safetensors")

@@ -285,6 +285,44 @@ def test_a_wider_student_needs_random_projections():
         teacher_start(plan, teacher)
 
 
+@pytest.mark.parametrize(
+    "family, shape, message",
+    [
+        ("marian", {"attention_heads": 2}, "encoder: .* has 8 dimensions a head, the teacher's 4"),
+        ("bart", {"attention_heads": 8}, "encoder: .* has 8 heads, the teacher's 4"),
+        ("marian", {"d_model": 8, "attention_heads": (4, 1)}, "decoder: .* has 8 dimensions a head"),
+        ("t5", {"attention_heads": 2, "d_kv": 8}, "8 dimensions a head"),
+        ("t5", {"attention_heads": 8, "d_kv": 2}, "'heads' axis has 8"),
+    ],
+)
+def test_heads_are_kept_whole_and_cannot_grow(family, shape, message):
+    teacher = tiny_teacher(family)
+    plan = build_plan(teacher, StudentShape(**shape))
+    with pytest.raises(ValueError, match=message):
+        teacher_start(plan, teacher)
+    random_start(plan, teacher)
+
+
+def test_without_text_each_layer_keeps_its_own_neurons_whatever_the_groups():
+    teacher, path = tiny_teacher("marian"), "model.decoder.layers.{}.fc1.weight"
+    shape = StudentShape(decoder_groups=((0,), (1,), (2,), (3,)), ffn_dim=8)
+    whole = teacher_start(build_plan(teacher, shape), teacher)[path].weight
+    for groups in (((1,), (3,)), ((3,), (2,), (1,))):
+        plan = build_plan(teacher, StudentShape(decoder_groups=groups, ffn_dim=8))
+        assert torch.equal(teacher_start(plan, teacher)[path].weight, whole[[group[0] for group in groups]])
+
+
+@pytest.mark.parametrize("shape", [{"decoder_layers": 2}, {"decoder_layers": 2, "d_model": 8}])
+def test_a_table_of_positions_that_grew_is_cut_back(shape):
+    teacher, batch = tiny_teacher("m2m_100"), random_batch(tiny_teacher("m2m_100"))
+    plan = build_plan(teacher, StudentShape(**shape))
+    expected = WeightDistillModel(plan, teacher, teacher_start(plan, teacher), "direct").materialize()
+    teacher.generate(batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=40, min_new_tokens=40)
+    plan = build_plan(teacher, StudentShape(**shape))
+    student = WeightDistillModel(plan, teacher, teacher_start(plan, teacher), "direct").materialize()
+    assert all(torch.equal(t, tensors_of(student)[n]) for n, t in tensors_of(expected).items())
+
+
 def test_the_random_start_is_the_stock_initialisation_and_leaves_the_generator_alone():
     teacher = tiny_teacher("marian")
     plan = build_plan(teacher, StudentShape(decoder_layers=1))

@@ -166,6 +166,31 @@ def test_batches_by_tokens(tmp_path):
     assert len({len(b["labels"]) for b in batches}) > 1
 
 
+def test_a_data_seed_of_zero_is_one(tmp_path):
+    teacher, model = build()
+    runs = []
+    for seed in (1, 2):
+        args = arguments(tmp_path, max_tokens_per_batch=24, data_seed=0, seed=seed)
+        runs.append([b["labels"].tolist() for b in trainer_of(model, teacher, args).get_train_dataloader()])
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("family", ["marian", "t5", "umt5"])
+def test_what_decays_in_the_plain_student_decays_under_a_source(family, tmp_path):
+    teacher = tiny_teacher(family)
+    plan = build_plan(teacher, StudentShape(decoder_layers=2))
+    model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher), "direct")
+    decayed = []
+    for either in (model, model.materialize()):
+        trainer = trainer_of(either, teacher, arguments(tmp_path, weight_decay=0.1))
+        names = {id(p): name for name, p in either.named_parameters()}
+        groups = trainer.create_optimizer().param_groups
+        decayed.append({names[id(p)] for g in groups if g["weight_decay"] for p in g["params"]})
+    rows = {name: c.path for c in plan.classes for name in c.student_names}
+    found = {name.rpartition(".")[2].replace("/", ".") for name in decayed[0]}
+    assert found == {rows.get(name, name) for name in decayed[1]}
+
+
 # --- resume ----------------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +219,13 @@ def test_resume_is_bit_exact(phase, tokens, tmp_path):
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_several_gpus_in_one_process_are_refused_in_phase_1(tmp_path):
+    args = arguments(tmp_path)
+    args._n_gpu = 2
+    with pytest.raises(ValueError, match="found 2 GPUs in one process.*torchrun"):
+        refuse_in_phase_1(args)
 
 
 def test_activation_checkpointing_is_refused_in_phase_1_only(tmp_path):

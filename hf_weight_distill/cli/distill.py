@@ -136,7 +136,7 @@ def _check_settings(distiller: "WeightDistiller", run: Path) -> "WeightDistillTr
         check_names(name, getattr(config, name), known)
         with users_own(name):
             phases.append(distiller._arguments(getattr(config, name), run / name.removesuffix("_args")))
-    distiller._check_run(run, phases[0], resume=True)  # folders are looked at in _check_folders
+    distiller._check_run(run, *phases, resume=True)  # folders are looked at in _check_folders
     return phases[0]
 
 

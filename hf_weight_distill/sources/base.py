@@ -124,6 +124,7 @@ class WeightSource(nn.Module):
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    from_teacher: ClassVar[bool] = False  # needs a start that is a function of the teacher's weights
     autocasts: ClassVar[bool] = False  # makes weights under autocast, too, and hands them over in float32 itself
 
     def __init__(self, specs: list[ClassSpec]) -> None:

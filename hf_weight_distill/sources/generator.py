@@ -36,6 +36,7 @@ class Generator(WeightSource):
 
     name = "generator"
     paper = "https://arxiv.org/abs/2009.09152"
+    from_teacher = True
     autocasts = True  # in contract, which is nearly all of its cost
 
     def __init__(
