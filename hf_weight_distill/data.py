@@ -7,6 +7,7 @@ Mistakes in the data are `ValueError`s that say what was found, what was expecte
 
 from __future__ import annotations
 
+import csv
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,13 +34,20 @@ USUAL_PAIRS = (
     ("dialogue", "summary"),
 )
 # File ending -> (builder of `datasets.load_dataset`, its options). Each may be followed by ".gz", parquet excepted.
-_NA = {"keep_default_na": False}  # else pandas reads the words "null" and "NA" as missing
+# Else pandas reads the words "null" and "NA" as missing, and a row's surplus first field as its index.
+_PANDAS = {"keep_default_na": False, "index_col": False}
 FILE_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
-    ".csv": ("csv", _NA),
-    ".tsv": ("csv", {"delimiter": "\t", **_NA}),
+    ".csv": ("csv", _PANDAS),
+    # Parallel text is not quoted: a quotation mark that is never closed would swallow the rows after it.
+    ".tsv": ("csv", {"delimiter": "\t", "quoting": csv.QUOTE_NONE, **_PANDAS}),
     ".parquet": ("parquet", {}),
+}
+_EXPECTED = {
+    "json": "JSON in UTF-8, one object a line or a list of objects",
+    "csv": "UTF-8, a header and rows of as many fields: quote the texts of a .csv; those of a .tsv hold no tab",
+    "parquet": "a Parquet file with rows",
 }
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?")
 _ROWS_LOOKED_AT = 8
@@ -78,6 +86,8 @@ def _file_kind(path: Path) -> tuple[str, dict[str, Any]] | None:
 
 def _open_file(path: Path, streaming: bool) -> Dataset | IterableDataset:
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+    from pandas.errors import ParserWarning
 
     kind = _file_kind(path)
     if kind is None:
@@ -85,7 +95,16 @@ def _open_file(path: Path, streaming: bool) -> Dataset | IterableDataset:
     if path.stat().st_size == 0:
         raise ValueError(f"found the empty file {path}; expected rows")
     builder, options = kind
-    return load_dataset(builder, data_files=str(path), split="train", streaming=streaming, **options)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ParserWarning)  # which only says that surplus fields were cut off
+            table = load_dataset(builder, data_files=str(path), split="train", streaming=streaming, **options)
+            next(iter(table), None)  # a stream has read nothing yet
+    except (DatasetsError, ParserWarning, ValueError, OSError) as error:
+        cause = error.__cause__ or error
+        why = "its first row has too many fields" if isinstance(cause, ParserWarning) else str(cause).strip()
+        raise ValueError(f"found {path}, which cannot be read ({why}); expected {_EXPECTED[builder]}") from error
+    return table
 
 
 def _open_directory(path: Path) -> Dataset | DatasetDict:
@@ -242,7 +261,8 @@ def load_pairs(
     Args:
         data: a `datasets` object; `"built-in"` (the generated English-German corpus); the path of a .json, .jsonl,
             .csv, .tsv (all also .gz) or .parquet file, or of a directory written by `save_to_disk`; or a Hub id, with
-            a configuration after a colon if it has several ("wmt16:de-en"). A local path wins over a Hub id.
+            a configuration after a colon if it has several ("wmt16:de-en"). A local path wins over a Hub id. In a .tsv
+            quotation marks are text; in a .csv they hold texts with commas together.
         split: which split of a `DatasetDict`, the built-in corpus or a Hub data set. May be left out where there is
             only one. A file is one table.
         source_column, target_column: the columns to take. Without them, a `translation` column of dicts is taken, or
@@ -259,8 +279,8 @@ def load_pairs(
         blank side are dropped, map-style with one warning that counts them; other columns are dropped too.
 
     Raises:
-        ValueError: unknown split, column, language or file ending; a column that holds no text; no rows, or none with
-            both sides filled (for a stream too: its first row is read).
+        ValueError: unknown split, column, language or file ending; a file that cannot be read; a column that holds no
+            text; no rows, or none with both sides filled (for a stream too: its first row is read).
 
     Example:
         >>> pairs = load_pairs("built-in", "train")

@@ -78,8 +78,10 @@ def test_every_file_gives_the_same_pairs(name, streaming, table, tmp_path):
         path.write_text(text)
     elif name.endswith("parquet"):
         table.to_parquet(path)
+    elif name.endswith("tsv"):
+        path.write_text("en\tde\n" + "".join(f"{row['en']}\t{row['de']}\n" for row in ROWS))
     else:
-        table.to_csv(path, sep="\t" if name.endswith("tsv") else ",")
+        table.to_csv(path)
     pairs = load_pairs(path, streaming=streaming, **NAMED)
     assert isinstance(pairs, IterableDataset if streaming else Dataset)
     assert columns(pairs) == EXPECTED
@@ -192,6 +194,39 @@ def test_mistakes_in_paths_are_named(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="without a data set in it; expected one written by save_to_disk"):
         load_pairs(tmp_path / "folder")
+
+
+def test_a_quotation_mark_that_is_never_closed_joins_no_rows_of_a_tsv(tmp_path):
+    (tmp_path / "t.tsv").write_text('source\ttarget\n"one\teins\ntwo\t"zwei"\nthree"\tdrei\n')
+    assert columns(load_pairs(tmp_path / "t.tsv")) == {
+        "source": ['"one', "two", 'three"'],
+        "target": ["eins", '"zwei"', "drei"],
+    }
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"source,target\nHello, world,Hallo\n", r"\(its first row has too many fields\); expected .* quote"),
+        ("t.csv", b"source,target\na,b\nHello, world,Hallo\n", "Expected 2 fields in line 3, saw 3"),
+        ("t.tsv", b"source\ttarget\na\tb\tc\n", "its first row has too many fields"),
+        ("t.csv", "source,target\na,fährt\n".encode("latin-1"), "'utf-8' codec can't decode .* expected UTF-8"),
+        ("t.jsonl", b'{"source": "a", "target"\n', "JSON parse error.* expected JSON in UTF-8"),
+        ("t.jsonl.gz", b"no", "Not a gzipped file"),
+        ("t.parquet", b"no", "expected a Parquet file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(name, content, message, streaming, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"found .*{name}, which cannot be read .*{message}"):
+        load_pairs(tmp_path / name, streaming=streaming)
+
+
+def test_a_header_without_rows_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("source,target\n")
+    with pytest.raises(ValueError, match="t.csv, which cannot be read .* expected UTF-8, a header and rows"):
+        load_pairs(tmp_path / "t.csv")
 
 
 # ---- features
