@@ -1,6 +1,9 @@
 """What the user decides: the student's shape and how it is distilled. Frozen, self-checking, to and from JSON."""
 
 import dataclasses
+import math
+import types
+import typing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +21,37 @@ class Tokenizer(Protocol):
 
 Pair = int | tuple[int, int] | None
 Vocab = int | str | Tokenizer | None
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of the annotated type: lists pass for tuples, whole numbers for floats, nan for neither."""
+    if kind is Any:
+        return True
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return value in inner
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, one) for one in inner)
+    if origin is not None:
+        return _fits_inside(value, origin, inner)
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool) and not math.isnan(value)
+    return isinstance(value, kind)
+
+
+def _fits_inside(value: Any, origin: type, inner: tuple[Any, ...]) -> bool:
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
+    if not isinstance(value, list | tuple):
+        return False
+    kinds = inner[:1] * len(value) if origin is list or inner[-1] is ... else inner
+    return len(kinds) == len(value) and all(map(fits, value, kinds))
+
+
+def name_of(kind: Any) -> str:
+    """An annotated type for people."""
+    name = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+    return name.replace("typing.", "").replace("float", "number")
 
 
 @dataclass(frozen=True)
@@ -184,6 +218,9 @@ class WeightDistillConfig:
     max_target_length: int = 128
 
     def __post_init__(self) -> None:
+        for name, kind in typing.get_type_hints(type(self)).items():
+            if not fits(getattr(self, name), kind):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected {name_of(kind)}")
         self._one_of("start", ("teacher", "random"))
         self._one_of("layers", LAYER_CHOICES)
         self._one_of("width", WIDTH_CHOICES)

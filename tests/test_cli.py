@@ -237,6 +237,14 @@ def test_a_flag_adds_to_the_recipes_dictionary_and_takes_keys_away():
     assert nested == {"prune": {"sparsity": 0.5, "steps": [1, 2]}}
 
 
+def test_epochs_take_the_place_of_the_recipes_updates():
+    assert "max_steps" in RECIPES["default"].finetune_args
+    assert "max_steps" not in parsed("--finetune_args", "num_train_epochs=3").config.finetune_args
+    both = parsed("--finetune_args", "num_train_epochs=3", "max_steps=5").config.finetune_args
+    assert (both["num_train_epochs"], both["max_steps"]) == (3, 5)
+    assert parsed("--finetune_args", "num_train_epochs=").config.finetune_args == RECIPES["default"].finetune_args
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -244,7 +252,8 @@ def test_a_flag_adds_to_the_recipes_dictionary_and_takes_keys_away():
         ("techer: x", "unknown 'techer'; did you mean 'teacher'?"),
         ("config: {label_smothing: 0.1}", "config: unknown 'label_smothing'; did you mean 'label_smoothing'?"),
         ("student: {decoder_layers: one}", r"student.decoder_layers='one', expected int \| None"),
-        ("config: {temperature: hot}", "config.temperature='hot', expected float"),
+        ("config: {temperature: hot}", "config.temperature='hot', expected number"),
+        ("config: {temperature: .nan}", "config.temperature=nan, expected number"),
         ("config: {max_source_length: 6.5}", "config.max_source_length=6.5, expected int"),
         ("config: {generator_args: [1]}", r"config.generator_args=\[1\], expected dict\[str, Any\]"),
         ("config: {finetune_objectives: {kl: much}}", "finetune_objectives={'kl': 'much'}, expected dict"),
@@ -409,7 +418,13 @@ def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
             ["--train", "DATA", "--source", "generator", "--source_options", "inti=x"],
             "the source 'generator' has no option inti; known: init",
         ),
+        (["--train", "DATA", "--finetune_args", "bf16=off"], "finetune_args: bf16='off', expected true or false"),
+        (["--train", "DATA", "--generator_args", "seed=0.5"], "generator_args: seed=0.5, expected int"),
+        (["--train", "DATA", "--finetune_args", "learning_rate=abc"], "learning_rate='abc', expected number"),
         (["--train", "DATA", "--finetune_objectives", "kll=1"], "unknown objective 'kll'"),
+        (["--train", "DATA", "--finetune_objectives", "kl=abc"], r"'kl': 'abc'\}: expected dict\[str, number\]"),
+        (["--train", "DATA", "--finetune_objectives", "kl=.nan"], r"'kl': nan\}: expected dict\[str, number\]"),
+        (["--train", "DATA", "--schedules", "magnitude_pruning=0.5"], r"schedules=.* expected dict\[str, dict"),
         (["--train", "DATA", "--schedules", "prun={}"], "unknown schedules prun; known"),
         (["--train", "DATA", "--start", "warm"], "invalid choice: 'warm'"),
         (["--train", "DATA", "--decoder_layer", "1"], "unrecognized arguments: --decoder_layer 1"),

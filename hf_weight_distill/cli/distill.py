@@ -3,16 +3,17 @@
 import argparse
 import dataclasses
 import gc
+import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..config import WeightDistillConfig
+from ..config import WeightDistillConfig, fits, name_of
 from ..recipes import RECIPES
 from ..record import RUN_FILE, SCORES_FILE
 from .flags import SPELLING, add_comparison, add_shape, add_teacher, add_texts
-from .job import COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, Job, job_of
+from .job import COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, PHASES, Job, job_of
 from .loading import BUILT_IN_SPLITS, PROGRAM, load_distiller, load_pairs, quiet, say, users_own
 from .values import add_fields, check_names
 
@@ -116,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _with_evaluation(job: Job) -> Job:
     """With ``--eval`` each phase evaluates; without, it cannot."""
-    phases = {name: getattr(job.config, name) for name in ("generator_args", "finetune_args")}
+    phases = {name: getattr(job.config, name) for name in PHASES}
     if "eval" in job.data:
         phases = {name: {"eval_strategy": "steps"} | args for name, args in phases.items()}
     for name, args in phases.items():
@@ -126,18 +127,28 @@ def _with_evaluation(job: Job) -> Job:
 
 
 def _check_settings(distiller: "WeightDistiller", run: Path) -> "WeightDistillTrainingArguments":
-    """What ``distill`` would refuse, and names in the training arguments; the first phase's arguments are returned."""
+    """What ``distill`` would refuse, and wrong training arguments; the first phase's arguments are returned."""
     from ..trainer import WeightDistillTrainingArguments
 
     config = distiller.config
-    known = [field.name for field in dataclasses.fields(WeightDistillTrainingArguments) if field.init]
     phases = []
-    for name in ("generator_args", "finetune_args"):
-        check_names(name, getattr(config, name), known)
+    for name in PHASES:
+        _check_arguments(name, getattr(config, name), WeightDistillTrainingArguments)
         with users_own(name):
             phases.append(distiller._arguments(getattr(config, name), run / name.removesuffix("_args")))
     distiller._check_run(run, *phases, resume=True)  # folders are looked at in _check_folders
     return phases[0]
+
+
+def _check_arguments(where: str, values: dict[str, Any], cls: type) -> None:
+    """Names, and numbers and truth values; ``bf16=off`` is a text, which would count as true."""
+    check_names(where, values, [field.name for field in dataclasses.fields(cls) if field.init])
+    kinds = typing.get_type_hints(cls)
+    for name, value in values.items():
+        inside = {kinds[name], *typing.get_args(kinds[name])}
+        if inside & {bool, int, float} and not fits(value, kinds[name]):
+            expected = "true or false" if bool in inside else name_of(kinds[name])
+            raise ValueError(f"{where}: {name}={value!r}, expected {expected}")
 
 
 def _check_folders(run: Path, save: Path, resume: bool) -> None:

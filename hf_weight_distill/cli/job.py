@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import StudentShape, WeightDistillConfig
+from ..config import StudentShape, WeightDistillConfig, fits, name_of
 from ..recipes import recipe_config
-from .values import check_names, fits, given_fields, load_yaml, merge_flags
+from .values import GONE, check_names, given_fields, load_yaml, merge_flags
 
 DATA_FLAGS = {
     "train": "training pairs: a .json, .jsonl, .csv, .tsv (each also .gz) or .parquet file, a folder written by "
@@ -30,6 +30,7 @@ LANGUAGE_FLAGS = {
     "src_lang": "source language as a multilingual teacher's tokenizer names it, such as eng_Latn",
     "tgt_lang": "target language likewise; generation is made to start with it",
 }
+PHASES = ("generator_args", "finetune_args")
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,14 @@ def _check_fields(where: str, values: Any, cls: type) -> None:
     check_names(where, values, kinds)
     for name, value in values.items():
         if not fits(value, kinds[name]):
-            kind = kinds[name].__name__ if isinstance(kinds[name], type) else str(kinds[name]).replace("typing.", "")
-            raise ValueError(f"{where}.{name}={value!r}, expected {kind}")
+            raise ValueError(f"{where}.{name}={value!r}, expected {name_of(kinds[name])}")
 
 
 def job_of(arguments: argparse.Namespace) -> Job:
     """The job of parsed arguments: the recipe, over it the file's fields, over them the flags.
 
-    A field of the file replaces the recipe's; a dictionary given as a flag is merged into it key by key.
+    A field of the file replaces the recipe's; a dictionary given as a flag is merged into it key by key, where
+    ``num_train_epochs`` takes the place of ``max_steps``.
 
     Raises:
         ValueError: a file that cannot be read, unknown or wrong fields, no teacher.
@@ -119,11 +120,15 @@ def job_of(arguments: argparse.Namespace) -> Job:
         raise ValueError("no teacher: name a Hub repository or a folder, or give a --config file with teacher: in it")
     recipe = texts.get("recipe", "default")
     config = recipe_config(recipe).to_dict() | file.get("config", {})
+    settings = given_fields(arguments, WeightDistillConfig)
+    for phase in PHASES:
+        if settings.get(phase, {}).get("num_train_epochs", GONE) is not GONE:
+            settings[phase].setdefault("max_steps", GONE)  # the Trainer would take it rather than the epochs
     return Job(
         teacher=texts["teacher"],
         teacher_revision=texts.get("teacher_revision"),
         recipe=recipe,
         student=StudentShape(**merge_flags(file.get("student", {}), given_fields(arguments, StudentShape))),
-        config=WeightDistillConfig.from_dict(merge_flags(config, given_fields(arguments, WeightDistillConfig))),
+        config=WeightDistillConfig.from_dict(merge_flags(config, settings)),
         data={name: texts[name] for name in (*DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS) if name in texts},
     )

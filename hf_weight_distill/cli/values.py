@@ -7,7 +7,6 @@ import difflib
 import functools
 import inspect
 import re
-import types
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ def _value(text: str) -> Any:
     return loader.construct_object(yaml.ScalarNode(tag, text))
 
 
-_GONE = object()  # KEY= without a value
+GONE = object()  # KEY= without a value
 
 
 def _entries(texts: list[str]) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def _entries(texts: list[str]) -> dict[str, Any]:
         if text.startswith("{"):
             entries |= _value(text)
         elif equals and key:
-            entries[key] = _value(value) if value else _GONE
+            entries[key] = _value(value) if value else GONE
         else:
             raise ValueError(f"found {text!r}, expected KEY=VALUE, or a YAML mapping in braces")
     return entries
@@ -116,29 +115,6 @@ def read_flag(name: str, given: Any, kind: Any) -> Any:
         return _SPELLINGS[kind].read(given)
     except ValueError as error:
         raise ValueError(f"--{name}: {error}") from error
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value from a file is of the annotated type; lists pass for tuples, whole numbers for floats."""
-    if kind is Any:
-        return True
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
-        return any(fits(value, one) for one in inner)
-    if origin is not None:
-        return _fits_inside(value, origin, inner)
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _fits_inside(value: Any, origin: type, inner: tuple[Any, ...]) -> bool:
-    if origin is dict:
-        return isinstance(value, dict) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
-    if not isinstance(value, list | tuple):
-        return False
-    kinds = inner[:1] * len(value) if inner[-1] is ... else inner
-    return len(kinds) == len(value) and all(map(fits, value, kinds))
 
 
 def field_docs(cls: type) -> dict[str, str]:
@@ -202,7 +178,7 @@ def merge_flags(values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]
     for name, flag in flags.items():
         if isinstance(flag, dict):
             entries = {**merged.get(name, {}), **flag}
-            flag = {key: value for key, value in entries.items() if value is not _GONE}
+            flag = {key: value for key, value in entries.items() if value is not GONE}
         merged[name] = flag
     return merged
 

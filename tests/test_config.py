@@ -1,0 +1,36 @@
+"""The configuration refuses what is not of a field's type, before anything is loaded."""
+
+import re
+
+import pytest
+
+from hf_weight_distill import WeightDistillConfig
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_beams": "4"}, "num_beams='4': expected int"),
+        ({"num_beams": 2.5}, "num_beams=2.5: expected int"),
+        ({"calibration_sentences": True}, "calibration_sentences=True: expected int"),
+        ({"finetune_args": None}, "finetune_args=None: expected dict[str, Any]"),
+        ({"prefix": None}, "prefix=None: expected str"),
+        ({"temperature": NAN}, "temperature=nan: expected number"),
+        ({"length_penalty": NAN}, "length_penalty=nan: expected number"),
+        ({"finetune_objectives": ["kl"]}, "finetune_objectives=['kl']: expected dict[str, number]"),
+        ({"generator_objectives": {"kl": NAN}}, "generator_objectives={'kl': nan}: expected dict[str, number]"),
+        ({"schedules": {"magnitude_pruning": 0.5}}, "expected dict[str, dict[str, Any]]"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        WeightDistillConfig(**values)
+
+
+def test_whole_numbers_are_numbers_and_none_may_stand_where_it_is_named():
+    config = WeightDistillConfig(
+        label_smoothing=0, finetune_objectives={"kl": 1}, dropout=None, finetune_args={"x": None}
+    )
+    assert (config.label_smoothing, config.finetune_objectives) == (0, {"kl": 1})
