@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from .files import write_json
 
 RUN_FILE = "weight_distill.yaml"
@@ -38,6 +40,21 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}, expected a JSON object: delete it")
     return content
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The configuration that repeats a run, from its :data:`RUN_FILE`.
+
+    Raises:
+        ValueError: it is not YAML, or holds no settings.
+    """
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} holds {type(settings).__name__}, expected the settings of a run")
+    return settings
 
 
 class RunRecord:

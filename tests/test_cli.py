@@ -384,6 +384,51 @@ def test_an_interrupted_run_goes_on_to_the_same_student(folder, run, monkeypatch
     assert same_weights(path / "student", folder / "stopped" / "student")
 
 
+def test_a_run_interrupted_while_it_is_scored_goes_on_with_the_scores(folder, run, monkeypatch):
+    from hf_weight_distill.distiller import WeightDistiller
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    argv = ["distill", "--config", run[0] / "weight_distill.yaml", "--output_dir", folder / "scored"]
+    argv += ["--test_num_beams", "1", "--test_batch_sizes", "8"]
+    monkeypatch.setattr(WeightDistiller, "evaluate", interrupt)
+    code, _, err = call(*argv)
+    assert code == 130 and err.endswith("hf-weight-distill: interrupted; the same command with --resume goes on\n")
+    assert not (folder / "scored" / "student").exists()
+    monkeypatch.undo()
+    code, _, err = call(*argv, "--resume")
+    assert code == 0, err[-3000:]
+    assert same_weights(run[0] / "student", folder / "scored" / "student")
+    assert ModelCard.load(folder / "scored" / "student" / "README.md").data.eval_results
+
+
+def test_a_run_goes_on_with_its_own_data(folder, tmp_path, monkeypatch):
+    from hf_weight_distill.distiller import WeightDistiller
+
+    monkeypatch.setattr(WeightDistiller, "distill", lambda *_, **__: pytest.fail("went on to train"))
+    file = tmp_path / "weight_distill.yaml"
+
+    def resumed(*argv):
+        return call("distill", folder / "teacher", *argv, "--output_dir", tmp_path, "--resume", "--dry_run")
+
+    file.write_text(yaml.safe_dump({"train": str(folder / "train.jsonl"), "source_lang": "en", "test": "there"}))
+    before = file.read_text()
+    for argv, change in (
+        (["--train", folder / "test.jsonl", "--source_lang", "en"], "train: '.*train.jsonl' -> '.*test.jsonl'"),
+        (["--train", folder / "train.jsonl"], "source_lang: 'en' -> None"),
+        (["--train", folder / "train.jsonl", "--source_lang", "en", "--test", "here"], "test: 'there' -> 'here'"),
+    ):
+        code, _, err = resumed(*argv)
+        assert code == 2 and re.search(rf"was started with other data \({change}\): resume it with the data of", err)
+    assert resumed("--train", folder / "train.jsonl", "--source_lang", "en")[0] == 0, "a test set may be left out"
+    assert file.read_text() == before
+    for text, message in (("", "holds NoneType, expected the settings"), ("a: [", "is not YAML")):
+        file.write_text(text)
+        code, _, err = resumed("--train", folder / "train.jsonl")
+        assert code == 2 and re.search(rf"weight_distill.yaml {message}", err), err
+
+
 def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
     from hf_weight_distill.distiller import WeightDistiller
 

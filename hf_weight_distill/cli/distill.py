@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import gc
+import shlex
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..config import WeightDistillConfig, fits, name_of
+from ..files import write_whole
 from ..recipes import RECIPES
-from ..record import RUN_FILE, SCORES_FILE
+from ..record import RUN_FILE, SCORES_FILE, read_settings
 from .flags import SPELLING, add_comparison, add_shape, add_teacher, add_texts
 from .job import COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, PHASES, Job, job_of
 from .loading import BUILT_IN_SPLITS, PROGRAM, load_distiller, load_pairs, quiet, say, users_own
@@ -77,6 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
     job = _with_evaluation(job)
     run = Path(arguments.output_dir)
     save = Path(arguments.save) if arguments.save else run / "student"
+    if arguments.resume and (run / RUN_FILE).exists():
+        _check_same_data(run / RUN_FILE, job)
     with quiet():
         import datasets
         from accelerate import PartialState
@@ -108,7 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
                 distiller.distill(pairs["train"], pairs.get("eval"), **options)
         finally:
             if args.should_save:
-                _complete_run_file(run, job)
+                _complete_run_file(run / RUN_FILE, job)
         gc.collect()  # DDP holds the process group, with which a process that exits may abort, and torchrun the rest
         PartialState().destroy_process_group()
         if args.should_save:
@@ -180,13 +184,31 @@ def _print_job(job: Job, distiller: "WeightDistiller") -> None:
     say("dry run: data, settings and folders are in order; nothing was trained or written")
 
 
-def _complete_run_file(run: Path, job: Job) -> None:
+def _check_same_data(file: Path, job: Job) -> None:
+    """A run goes on with the data that it was started with; a test set may be added or left out."""
+    found = read_settings(file)
+    if "train" not in found:  # killed before its data were noted, or started in Python
+        return
+    changed = []
+    for name in (*DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS):
+        before, now = found.get(name), job.data.get(name)
+        if before != now and not (name.startswith("test") and None in (before, now)):
+            changed.append(f"{name}: {before!r} -> {now!r}")
+    if changed:
+        raise ValueError(
+            f"the run in {str(file.parent)!r} was started with other data ({'; '.join(changed)}): resume it with the "
+            f"data of its {RUN_FILE}, or choose another --output_dir"
+        )
+
+
+def _complete_run_file(file: Path, job: Job) -> None:
     """Adds to the file that repeats the run what only the command line knows: the data."""
-    file = run / RUN_FILE
     if file.exists():
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) | job.data
-        values["teacher_revision"] = values["teacher_revision"] or job.teacher_revision
-        file.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        settings = read_settings(file)
+        settings["teacher_revision"] = settings.get("teacher_revision") or job.teacher_revision
+        settings |= {name: value for name, value in job.data.items() if name not in settings}
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        write_whole(file, lambda target: target.write(text.encode("utf-8")))
 
 
 def _finish(
@@ -197,7 +219,10 @@ def _finish(
     run: Path,
     save: Path,
 ) -> None:
-    """Scores, then the student with its card; saved too if the scores cannot be had."""
+    """Scores, then the student with its card; saved too if the scores cannot be had.
+
+    It is not saved where the user interrupts: ``--resume`` loads it from its last checkpoint, scores and saves it.
+    """
     try:
         if "test" in pairs:
             comparison = distiller.evaluate(
@@ -208,9 +233,15 @@ def _finish(
                 progress=True,
             )
             print(comparison)
-    finally:
-        distiller.save_pretrained(save, **_card_fields(job, arguments))
-        say(f"the student is in {save}; {PROGRAM} report {run} makes a page about the run")
+    except Exception:
+        _save(distiller, job, arguments, run, save)
+        raise
+    _save(distiller, job, arguments, run, save)
+
+
+def _save(distiller: "WeightDistiller", job: Job, arguments: argparse.Namespace, run: Path, save: Path) -> None:
+    distiller.save_pretrained(save, **_card_fields(job, arguments))
+    say(f"the student is in {save}; next: {shlex.join([PROGRAM, 'report', str(run)])}")
 
 
 def _card_fields(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..record import RECORD_FILE, RUN_FILE, SCORES_FILE, read_json
+from ..record import RECORD_FILE, RUN_FILE, SCORES_FILE, read_json, read_settings
 
 PHASES = ("generator", "finetune")
 STAGES = {
@@ -77,12 +75,7 @@ def read_run(folder: Path) -> Run:
         raise ValueError(f"{folder} is not a folder: name the --output_dir of a distill run")
     if not (folder / RUN_FILE).is_file():
         raise ValueError(f"{folder} holds no run, for there is no {RUN_FILE} in it: name the --output_dir of distill")
-    try:
-        settings = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{folder / RUN_FILE} is not YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{folder / RUN_FILE} holds {type(settings).__name__}, expected the settings of a run")
+    settings = read_settings(folder / RUN_FILE)
     record, scores = read_json(folder / RECORD_FILE), read_json(folder / SCORES_FILE)
     recorded = record.get("history", {})
     history = {phase: _longest(recorded.get(phase, []), _checkpointed(folder / phase)) for phase in PHASES}
