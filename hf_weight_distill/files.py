@@ -18,6 +18,28 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     os.replace(temporary, path)
 
 
+def check_folder(path: Path, what: str) -> None:
+    """Whether a folder is there or can be made; asked before the work whose result goes there.
+
+    Args:
+        path: of the folder.
+        what: the flag or argument that names it.
+
+    Raises:
+        ValueError: no.
+    """
+    above = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.exists(folder))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"{what} {path}: {above} is no folder that can be written to; choose another place")
+
+
+def check_file(path: Path, what: str) -> None:
+    """Whether a file can be written; arguments and errors as for :func:`check_folder`."""
+    if path.is_dir():
+        raise ValueError(f"{what} {path}: is a folder, expected a file; add its name")
+    check_folder(path.parent, what)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """JSON by :func:`write_whole`."""
     text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"

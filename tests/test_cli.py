@@ -477,6 +477,18 @@ def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
         (["--train", "DATA", "--max_source_length", "1"], "--train: found max_source_length=1; expected at least 2"),
         (["--train", "DATA", "--save", "FOLDER"], "is not empty: choose another one with --save"),
         (["--train", "DATA", "--output_dir", "FOLDER"], "not empty; go on with its run by --resume"),
+        (["--train", "DATA", "--output_dir", "DATA"], "--output_dir .*: .* is no folder that can be written to"),
+        (["--train", "DATA", "--output_dir", "DATA/run"], "--output_dir .*: .* is no folder that can be written to"),
+        (["--train", "DATA", "--save", "DATA/student"], "--save .*: .* is no folder that can be written to"),
+        (["--train", "DATA", "--output_dir", "new/run", "--save", "new/run"], "--save new/run: holds the run in"),
+        (["--train", "DATA", "--output_dir", "new/run", "--save", "new"], "--save new: holds the run in"),
+        (["--train", "DATA", "--finetune_args", "report_to=wandb"], r"finetune_args: report_to=\['wandb'\]: .*install"),
+        (["--train", "DATA", "--finetune_args", "report_to=wand"], "finetune_args: wand is not supported"),
+        (
+            ["--train", "DATA", "--finetune_args", "metric_for_best_model=bleu"],
+            "computes eval_loss alone: leave it out",
+        ),
+        (["--train", "DATA", "--max_source_length", "1000"], "max_source_length=1000, but the teacher has 160"),
         (["--train", "DATA", "--test_metrics", "meteor"], "invalid choice: 'meteor'"),
         (["--train", "DATA", "--test", "missing.csv"], "--test missing.csv: found 'missing.csv', neither"),
     ],
@@ -485,8 +497,10 @@ def test_wrong_use_costs_no_training(folder, tmp_path, monkeypatch, argv, messag
     from hf_weight_distill.distiller import WeightDistiller
 
     monkeypatch.setattr(WeightDistiller, "distill", lambda *_, **__: pytest.fail("went on to train"))
-    known = {"DATA": folder / "train.jsonl", "FOLDER": folder}
-    argv = ["--output_dir", tmp_path / "run", *(known.get(part, part) for part in argv)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(transformers.integrations.integration_utils, "is_wandb_available", lambda: False)
+    argv = [part.replace("FOLDER", str(folder)) for part in ("--output_dir", "run", *argv)]
+    argv = [part.replace("DATA", str(folder / "train.jsonl")) for part in argv]
     code, out, err = call("distill", folder / "teacher", *argv)
     assert code == 2 and not out
     assert re.search(message, err), err

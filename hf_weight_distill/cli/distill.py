@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..config import WeightDistillConfig, fits, name_of
-from ..files import write_whole
+from ..files import check_folder, write_whole
 from ..recipes import RECIPES
 from ..record import RUN_FILE, SCORES_FILE, read_settings
 from .flags import SPELLING, add_comparison, add_shape, add_teacher, add_texts
@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     job = _with_evaluation(job)
     run = Path(arguments.output_dir)
     save = Path(arguments.save) if arguments.save else run / "student"
+    _check_places(run, save)
     if arguments.resume and (run / RUN_FILE).exists():
         _check_same_data(run / RUN_FILE, job)
     with quiet():
@@ -140,6 +141,8 @@ def _check_settings(distiller: "WeightDistiller", run: Path) -> "WeightDistillTr
         _check_arguments(name, getattr(config, name), WeightDistillTrainingArguments)
         with users_own(name):
             phases.append(distiller._arguments(getattr(config, name), run / name.removesuffix("_args")))
+            _check_reports(phases[-1])
+    distiller._check_lengths()
     distiller._check_run(run, *phases, resume=True)  # folders are looked at in _check_folders
     return phases[0]
 
@@ -155,13 +158,35 @@ def _check_arguments(where: str, values: dict[str, Any], cls: type) -> None:
             raise ValueError(f"{where}: {name}={value!r}, expected {expected}")
 
 
-def _check_folders(run: Path, save: Path, resume: bool) -> None:
+def _check_reports(args: "WeightDistillTrainingArguments") -> None:
+    """What the trainer would report to, and the metric that it would look for after its first evaluation."""
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+    try:
+        for callback in get_reporting_integration_callbacks(args.report_to):
+            callback()
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(f"report_to={args.report_to}: {error}") from error
+    if args.metric_for_best_model not in (None, "loss", "eval_loss"):
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model!r}, but the command line computes eval_loss alone: "
+            "leave it out, or give compute_metrics to WeightDistiller.distill in Python"
+        )
+
+
+def _check_places(run: Path, save: Path) -> None:
     """Before hours of training, not after."""
-    if run.exists() and not run.is_dir():
-        raise ValueError(f"--output_dir {run}: is a file, expected a new folder")
+    check_folder(run, "--output_dir")
+    check_folder(save, "--save")
+    if save.resolve() in (run.resolve(), *run.resolve().parents):
+        raise ValueError(f"--save {save}: holds the run in --output_dir {run}, expected a folder of the student alone")
+
+
+def _check_folders(run: Path, save: Path, resume: bool) -> None:
+    """Whether they are new; of one process, for they are not when another has begun."""
     if run.exists() and any(run.iterdir()) and not resume:
         raise ValueError(f"--output_dir {run}: not empty; go on with its run by --resume, or choose another folder")
-    if save.exists() and (not save.is_dir() or any(save.iterdir())):
+    if save.exists() and any(save.iterdir()):
         raise ValueError(f"the student's folder {save} is not empty: choose another one with --save, or delete it")
 
 
