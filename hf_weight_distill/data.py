@@ -58,13 +58,16 @@ _ROWS_LOOKED_AT = 8
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _pick_split(splits: DatasetDict, split: str | None) -> Dataset | IterableDataset:
+def _pick_split(splits: DatasetDict, split: str | None, default: str | None) -> Dataset | IterableDataset:
     names = list(splits)
-    if split is None and len(names) == 1:
-        return splits[names[0]]
+    if split is None and (len(names) == 1 or default in names):
+        return splits[names[0] if len(names) == 1 else default]
     if split not in names:
         found = "no split name" if split is None else f"the split name {split!r}"
-        raise ValueError(f"found {found}; expected one of {names}: pass split=...")
+        raise ValueError(
+            f"found {found}; expected one of {names}: choose it by load_pairs(data, split), or on the command line by "
+            "--train_split, --eval_split, --test_split or --data_split"
+        )
     return splits[split]
 
 
@@ -147,14 +150,14 @@ def _open_named(data: str | Path, split: str | None, streaming: bool) -> Any:
     return _open_hub(str(data), split, streaming)
 
 
-def _open(data: Any, split: str | None, streaming: bool) -> Dataset | IterableDataset:
+def _open(data: Any, split: str | None, default: str | None, streaming: bool) -> Dataset | IterableDataset:
     """Any accepted `data` as one table."""
     from datasets import Dataset, IterableDataset
 
     named = isinstance(data, (str, Path))
     opened = _open_named(data, split, streaming) if named else data
     if isinstance(opened, dict):  # DatasetDict and IterableDatasetDict
-        opened = _pick_split(opened, split)
+        opened = _pick_split(opened, split, default)
     elif isinstance(opened, (Dataset, IterableDataset)):
         # A Hub data set has its split taken already, perhaps a slice such as "train[:1%]".
         if not (named and not Path(data).exists()):
@@ -250,6 +253,7 @@ def load_pairs(
     data: Dataset | DatasetDict | IterableDataset | str | Path,
     split: str | None = None,
     *,
+    default_split: str | None = None,
     source_column: str | None = None,
     target_column: str | None = None,
     source_lang: str | None = None,
@@ -265,6 +269,7 @@ def load_pairs(
             quotation marks are text; in a .csv they hold texts with commas together.
         split: which split of a `DatasetDict`, the built-in corpus or a Hub data set. May be left out where there is
             only one. A file is one table.
+        default_split: the split to take where there are several and none is named.
         source_column, target_column: the columns to take. Without them, a `translation` column of dicts is taken, or
             else the first pair of `USUAL_PAIRS` that is there.
         source_lang, target_lang: keys of the `translation` dicts. If one is given and there are two languages, the
@@ -288,7 +293,7 @@ def load_pairs(
     """
     from datasets import Features, IterableDataset, Value
 
-    table = _open(data, split, streaming)
+    table = _open(data, split, default_split, streaming)
     row = _first_row(table)
     columns = list(row)
     if source_column is None and target_column is None and "translation" in columns:

@@ -543,11 +543,13 @@ def test_columns_and_languages_choose_the_direction(folder, tmp_path):
     assert loading.load_pairs("train", str(tmp_path / "x.csv"), None, columns)[0] == {"source": "dog", "target": "Hund"}
 
 
-def test_the_built_in_corpus_has_a_split_for_each_purpose(monkeypatch):
+def test_there_is_a_split_for_each_purpose(monkeypatch):
     corpus = built_in_corpus(train=4, validation=3, test=2)
     monkeypatch.setattr(data, "_corpus", lambda: corpus)
-    sizes = [len(loading.load_pairs(flag, "built-in", None, {})) for flag in ("train", "eval", "test", "data")]
-    assert sizes == [4, 3, 2, 2]
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: corpus)
+    for name in ("built-in", "wmt16:ro-en"):
+        sizes = [len(loading.load_pairs(flag, name, None, {})) for flag in ("train", "eval", "test", "data")]
+        assert sizes == [4, 3, 2, 2]
     assert len(loading.load_pairs("train", "built-in", "validation", {})) == 3
 
 

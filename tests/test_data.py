@@ -115,6 +115,16 @@ def test_a_hub_id_reaches_load_dataset_with_its_configuration(table, monkeypatch
     ]
 
 
+def test_the_default_split_is_taken_of_several_alone():
+    def first(data, *split):
+        return load_pairs(data, *split, default_split="b")[0]["source"]
+
+    a, b = (Dataset.from_dict({"source": [name], "target": ["t"]}) for name in "ab")
+    assert [first(DatasetDict(a=a, b=b)), first(DatasetDict(a=a, b=b), "a"), first(DatasetDict(a=a))] == ["b", "a", "a"]
+    with pytest.raises(ValueError, match=r"found no split name; expected one of \['a', 'c'\]: choose it by"):
+        first(DatasetDict(a=a, c=b))
+
+
 @pytest.mark.parametrize("pair", [("document", "summary"), ("article", "highlights"), ("dialogue", "summary")])
 def test_usual_pairs_are_found_and_other_columns_dropped(pair):
     data = Dataset.from_dict({"id": [1, 2], pair[1]: ["s", "t"], pair[0]: ["long s", "long t"]})

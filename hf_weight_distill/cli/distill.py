@@ -16,7 +16,7 @@ from ..recipes import RECIPES
 from ..record import RUN_FILE, SCORES_FILE, read_settings
 from .flags import SPELLING, add_comparison, add_shape, add_teacher, add_texts
 from .job import COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, PHASES, Job, job_of
-from .loading import BUILT_IN_SPLITS, PROGRAM, load_distiller, load_pairs, quiet, say, users_own
+from .loading import PROGRAM, USUAL_SPLITS, load_distiller, load_pairs, quiet, say, users_own
 from .values import add_fields, check_names
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _card_fields(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
         "task": arguments.task,
         "dataset": data["train"],
         "eval_dataset": data.get("test"),
-        "eval_split": data.get("test_split") or (BUILT_IN_SPLITS["test"] if data.get("test") == "built-in" else None),
+        "eval_split": data.get("test_split") or (USUAL_SPLITS["test"] if data.get("test") == "built-in" else None),
         "src_lang": data.get("src_lang"),
         "tgt_lang": data.get("tgt_lang"),
     }

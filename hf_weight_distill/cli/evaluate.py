@@ -26,7 +26,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_teacher(parser, required=True)
     parser.add_argument("student", metavar="STUDENT", help="Hub repository or folder of the student")
     parser.add_argument("--data", metavar="DATA", required=True, help="test pairs; see --train of distill")
-    add_texts(parser, {"data_split": "split of --data", **COLUMN_FLAGS, **LANGUAGE_FLAGS})
+    add_texts(
+        parser,
+        {"data_split": "split of --data, where it has several (default: test)", **COLUMN_FLAGS, **LANGUAGE_FLAGS},
+    )
     parser.add_argument("--prefix", default="", metavar="TEXT", help=field_docs(WeightDistillConfig)["prefix"])
     add_comparison(parser, "")
     text = "the first so many sentences are timed (default: 64)"

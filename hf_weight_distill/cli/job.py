@@ -16,9 +16,9 @@ DATA_FLAGS = {
     "save_to_disk, a Hub data set (owner/name or owner/name:config), or 'built-in' (generated English-German pairs)",
     "eval": "pairs for eval_loss during training, likewise; by default after each logging_steps (see eval_strategy)",
     "test": "pairs to compare teacher and student on afterwards, likewise",
-    "train_split": "split of --train, where it has several",
-    "eval_split": "split of --eval",
-    "test_split": "split of --test",
+    "train_split": "split of --train, where it has several (default: train)",
+    "eval_split": "split of --eval likewise (default: validation)",
+    "test_split": "split of --test likewise (default: test)",
 }
 COLUMN_FLAGS = {
     "source_column": "column of the source texts; without it a 'translation' column or a usual pair of names is taken",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..evaluation import Comparison
 
 PROGRAM = "hf-weight-distill"
-BUILT_IN_SPLITS = {"train": "train", "eval": "validation", "test": "test", "data": "test"}
+USUAL_SPLITS = {"train": "train", "eval": "validation", "test": "test", "data": "test"}
 
 
 def say(text: str) -> None:
@@ -145,10 +145,8 @@ def _language_token(tokenizer: "PreTrainedTokenizerBase", code: str) -> int | No
 def load_pairs(flag: str, data: str, split: str | None, columns: dict[str, str]) -> "Dataset":
     from ..data import load_pairs
 
-    if data == "built-in":
-        split = split or BUILT_IN_SPLITS[flag]
     with users_own(f"--{flag} {data}"):
-        pairs = load_pairs(data, split, **columns)
+        pairs = load_pairs(data, split, default_split=USUAL_SPLITS[flag], **columns)
     say(f"{flag}: {len(pairs):,} pairs from {data}")
     return pairs
 
