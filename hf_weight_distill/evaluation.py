@@ -143,11 +143,18 @@ class Rouge(evaluate.Metric):
 METRICS: dict[str, type[evaluate.Metric]] = {"bleu": Bleu, "chrf": ChrF, "rouge": Rouge}
 
 
-def _check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
+def _check_metrics(metrics: Sequence[str], tokenize: str) -> tuple[str, ...]:
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise ValueError(f"unknown metric {', '.join(map(repr, unknown))}: use one of {', '.join(METRICS)}")
+    if tokenize not in sacrebleu.BLEU.TOKENIZERS:
+        raise ValueError(f"unknown tokenize={tokenize!r}: use one of {', '.join(sacrebleu.BLEU.TOKENIZERS)}")
+    if "bleu" in names:
+        try:
+            sacrebleu.BLEU(tokenize=tokenize)
+        except (RuntimeError, OSError) as error:  # packages for Japanese or Korean, a model from the network
+            raise ValueError(f"tokenize={tokenize!r}: {error}") from error
     return names
 
 
@@ -155,7 +162,7 @@ def _evaluate(
     predictions: Sequence[str], references: Sequence, metrics: Sequence[str], tokenize: str
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Scores by name, and the sacreBLEU signatures by metric."""
-    names = _check_metrics(metrics)
+    names = _check_metrics(metrics, tokenize)
     if not predictions or len(predictions) != len(references):
         raise ValueError(
             f"found {len(predictions)} predictions and {len(references)} references: "
@@ -192,7 +199,7 @@ def compute_scores(
         The scores by name, in the order asked.
 
     Raises:
-        ValueError: an unknown metric, no predictions, or lists of different lengths.
+        ValueError: an unknown metric or `tokenize`, no predictions, or lists of different lengths.
 
     Example:
         >>> compute_scores(["the cat sat on the mat"], ["the cat sat on a mat"], metrics=("chrf",))
@@ -222,12 +229,12 @@ def make_compute_metrics(
         returns the scores.
 
     Raises:
-        ValueError: an unknown metric, or a tokenizer without a pad token. Both at once, not after the first epoch.
+        ValueError: at once, not after the first epoch: an unknown metric or `tokenize`, a tokenizer without pad token.
 
     Example:
         `Seq2SeqTrainer(..., compute_metrics=make_compute_metrics(tokenizer, ("bleu",)))`
     """
-    names = _check_metrics(metrics)
+    names = _check_metrics(metrics, tokenize)
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no pad token, which -100 is replaced by: set tokenizer.pad_token")
 
@@ -601,6 +608,26 @@ def _speed_rows(models, sources, num_beams: int, batch_size: int, advance) -> li
     ]
 
 
+def check_comparison(
+    metrics: Sequence[str],
+    num_beams: Sequence[int],
+    batch_sizes: Sequence[int],
+    speed_sentences: int = 64,
+    tokenize: str = "13a",
+) -> None:
+    """What `compare` would refuse of its settings, asked before models are loaded or a student is trained.
+
+    Raises:
+        ValueError: an unknown metric or `tokenize`; no beams or batch sizes, or a number below 1.
+    """
+    _check_metrics(metrics, tokenize)
+    for name, numbers in (("num_beams", num_beams), ("batch_sizes", batch_sizes)):
+        if not isinstance(numbers, Sequence) or not numbers or min(numbers) < 1:
+            raise ValueError(f"found {name}={numbers!r}: expected at least one number, none below 1, such as (1, 5)")
+    if speed_sentences < 1:
+        raise ValueError(f"found speed_sentences={speed_sentences}: expected at least 1")
+
+
 def compare(
     teacher,
     student,
@@ -637,19 +664,17 @@ def compare(
         sentences/s are both given, because only one of them shows that.
 
     Raises:
-        ValueError: sources and references differ in number or are empty, an unknown metric, no beams or batch sizes.
+        ValueError: sources and references differ in number or are empty, or settings that `check_comparison` refuses.
 
     Example:
         >>> print(compare(teacher, student, tokenizer, sources, references, num_beams=(1, 5)))  # doctest: +SKIP
     """
-    _check_metrics(metrics)
+    check_comparison(metrics, num_beams, batch_sizes, speed_sentences, tokenize)
     if not sources or len(sources) != len(references):
         raise ValueError(
             f"found {len(sources)} sources and {len(references)} references: "
             "expected the same number of both, and at least one"
         )
-    if not num_beams or not batch_sizes:
-        raise ValueError("num_beams and batch_sizes each need at least one number, for example (1, 5) and (1, 32)")
     models = ((teacher, tokenizer), (student, student_tokenizer or tokenizer))
     timed = list(sources)[:speed_sentences]
     passes = (REPEATS + WARMUP) * len(batch_sizes)

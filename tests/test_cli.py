@@ -272,6 +272,12 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, text, message):
     assert re.search(message, err) and err.count("\n") == 1 and "Traceback" not in err
 
 
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "run.yaml").write_bytes("train: Übersetzung.csv".encode("latin-1"))
+    code, _, err = call("plan", "x", "--config", tmp_path / "run.yaml")
+    assert code == 2 and re.search(r"--config .*: cannot be read \('utf-8' codec .*; expected UTF-8\)", err), err
+
+
 def test_another_recipe_than_the_files_is_refused(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("recipe: paper\nconfig: {temperature: 2}\n")
@@ -490,6 +496,7 @@ def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
         ),
         (["--train", "DATA", "--max_source_length", "1000"], "max_source_length=1000, but the teacher has 160"),
         (["--train", "DATA", "--test_metrics", "meteor"], "invalid choice: 'meteor'"),
+        (["--train", "DATA", "--test_num_beams", "0"], r"num_beams=\[0\]: expected at least one number, none below 1"),
         (["--train", "DATA", "--test", "missing.csv"], "--test missing.csv: found 'missing.csv', neither"),
     ],
 )
@@ -593,6 +600,22 @@ def test_evaluate_prints_and_writes_json(folder, run, tmp_path):
     assert "tokens/s (beam 2, batch 8)" in out and written["speed_sentences"] == 2
     trained = json.loads((run[0] / "scores.json").read_text())
     assert written["rows"][0]["student"] == next(r["student"] for r in trained["rows"] if r["quantity"] == "chrf")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["evaluate", "x", "y", "--data", "z", "--num_beams", "0"], r"num_beams=\[0\]: expected"),
+        (["evaluate", "x", "y", "--data", "z", "--speed_sentences", "-1"], "speed_sentences=-1: expected at least 1"),
+        (["evaluate", "x", "y", "--data", "z", "--tokenize", "klingon"], "unknown tokenize='klingon'"),
+        (["evaluate", "x", "y", "--data", "z", "--json", "FOLDER"], "--json .*: is a folder, expected a file"),
+        (["evaluate", "x", "y", "--data", "z", "--json", "FOLDER/test.jsonl/x.json"], "is no folder that can be"),
+        (["plan", "x", "--target_speedup", "2", "--json", "FOLDER/test.jsonl/x.json"], "is no folder that can be"),
+    ],
+)
+def test_wrong_settings_are_refused_before_a_model_is_loaded(folder, argv, message):
+    code, out, err = call(*(part.replace("FOLDER", str(folder)) for part in argv))
+    assert code == 2 and not out and re.search(message, err), err
 
 
 def test_models_of_different_vocabularies_are_not_compared(folder, tmp_path):

@@ -117,6 +117,17 @@ def test_wrong_arguments_are_named():
         compute_scores(["a", "b"], [["a"], ["a", "b"]])
 
 
+def test_a_tokenizer_whose_package_is_missing_is_named(monkeypatch):
+    def missing(tokenize):
+        raise RuntimeError("pip install sacrebleu[ja]")
+
+    missing.TOKENIZERS = sacrebleu.BLEU.TOKENIZERS
+    monkeypatch.setattr(sacrebleu, "BLEU", missing)
+    with pytest.raises(ValueError, match=r"tokenize='ja-mecab': pip install sacrebleu\[ja\]"):
+        compute_scores(["a"], ["a"], tokenize="ja-mecab")
+    assert compute_scores(["a"], ["a"], ("chrf",), tokenize="ja-mecab")["chrf"] == 100
+
+
 def test_every_metric_has_its_name():
     assert {name: metric(keep_in_memory=True).name for name, metric in METRICS.items()} == {
         "bleu": "bleu",
@@ -320,5 +331,12 @@ def test_compare_refuses_early(model, tokenizer):
         compare(model, model, tokenizer, ["a"], ["a", "b"])
     with pytest.raises(ValueError, match="unknown metric 'ter'"):
         compare(model, model, tokenizer, ["a"], ["a"], metrics=("ter",))
-    with pytest.raises(ValueError, match="at least one number"):
-        compare(model, model, tokenizer, ["a"], ["a"], batch_sizes=())
+    for settings, message in (
+        ({"batch_sizes": ()}, r"batch_sizes=\(\): expected at least one number"),
+        ({"num_beams": (1, 0)}, r"num_beams=\(1, 0\): expected at least one number, none below 1"),
+        ({"num_beams": 5}, "num_beams=5: expected at least one number"),
+        ({"speed_sentences": 0}, "speed_sentences=0: expected at least 1"),
+        ({"tokenize": "klingon"}, "unknown tokenize='klingon': use one of .*13a"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare(model, model, tokenizer, ["a"], ["a"], **settings)

@@ -86,8 +86,10 @@ def run(arguments: argparse.Namespace) -> None:
         import datasets
         from accelerate import PartialState
 
+        from ..evaluation import check_comparison
         from ..training_progress import TrainingProgress
 
+        check_comparison(**_scoring(arguments))
         distiller = load_distiller(job)
         args = _check_settings(distiller, run)
         if args.should_save:
@@ -250,18 +252,15 @@ def _finish(
     """
     try:
         if "test" in pairs:
-            comparison = distiller.evaluate(
-                pairs["test"],
-                num_beams=arguments.test_num_beams,
-                batch_sizes=arguments.test_batch_sizes,
-                metrics=arguments.test_metrics,
-                progress=True,
-            )
-            print(comparison)
+            print(distiller.evaluate(pairs["test"], **_scoring(arguments), progress=True))
     except Exception:
         _save(distiller, job, arguments, run, save)
         raise
     _save(distiller, job, arguments, run, save)
+
+
+def _scoring(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, f"test_{name}") for name in ("metrics", "num_beams", "batch_sizes")}
 
 
 def _save(distiller: "WeightDistiller", job: Job, arguments: argparse.Namespace, run: Path, save: Path) -> None:

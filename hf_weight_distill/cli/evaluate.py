@@ -5,9 +5,10 @@ import contextlib
 from pathlib import Path
 
 from ..config import WeightDistillConfig
+from ..files import check_file, write_json
 from .flags import add_comparison, add_teacher, add_texts
 from .job import COLUMN_FLAGS, LANGUAGE_FLAGS
-from .loading import PROGRAM, load_model, load_pairs, place, quiet, set_languages, users_own, write_json
+from .loading import PROGRAM, load_model, load_pairs, place, quiet, set_languages, users_own
 from .values import field_docs
 
 SUMMARY = "compare teacher and student"
@@ -26,10 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_teacher(parser, required=True)
     parser.add_argument("student", metavar="STUDENT", help="Hub repository or folder of the student")
     parser.add_argument("--data", metavar="DATA", required=True, help="test pairs; see --train of distill")
-    add_texts(
-        parser,
-        {"data_split": "split of --data, where it has several (default: test)", **COLUMN_FLAGS, **LANGUAGE_FLAGS},
-    )
+    add_texts(parser, {"data_split": "split of --data (default: test)", **COLUMN_FLAGS, **LANGUAGE_FLAGS})
     parser.add_argument("--prefix", default="", metavar="TEXT", help=field_docs(WeightDistillConfig)["prefix"])
     add_comparison(parser, "")
     text = "the first so many sentences are timed (default: 64)"
@@ -46,8 +44,13 @@ def run(arguments: argparse.Namespace) -> None:
 
         from ..adapters import load_tokenizer
         from ..data import check_tokenizer
-        from ..evaluation import compare
+        from ..evaluation import check_comparison, compare
 
+        names = ("metrics", "num_beams", "batch_sizes", "speed_sentences", "tokenize")
+        settings = {name: getattr(arguments, name) for name in names}
+        check_comparison(**settings)
+        if arguments.json:
+            check_file(Path(arguments.json), "--json")
         models = [load_model(arguments.teacher, arguments.teacher_revision), load_model(arguments.student)]
         with users_own(arguments.teacher):
             tokenizer = load_tokenizer(arguments.teacher, revision=arguments.teacher_revision or "main")
@@ -67,14 +70,10 @@ def run(arguments: argparse.Namespace) -> None:
             tokenizers[0],
             [arguments.prefix + source for source in pairs["source"]],
             list(pairs["target"]),
-            metrics=arguments.metrics,
-            num_beams=arguments.num_beams,
-            batch_sizes=arguments.batch_sizes,
-            speed_sentences=arguments.speed_sentences,
-            tokenize=arguments.tokenize,
+            **settings,
             progress=True,
             student_tokenizer=tokenizers[1],
         )
     print(comparison)
     if arguments.json:
-        write_json(Path(arguments.json), comparison)
+        write_json(Path(arguments.json), comparison.to_dict())

@@ -29,10 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantization", choices=("float32", "int8"), default="float32", help=text)
     text = "pairs whose first 64 sources are compared and timed on; see --train of distill (default: built-in)"
     parser.add_argument("--data", metavar="DATA", default="built-in", help=text)
-    add_texts(
-        parser,
-        {"data_split": "split of --data, where it has several (default: test)", **COLUMN_FLAGS, **LANGUAGE_FLAGS},
-    )
+    add_texts(parser, {"data_split": "split of --data (default: test)", **COLUMN_FLAGS, **LANGUAGE_FLAGS})
     parser.add_argument("--prefix", default="", metavar="TEXT", help=field_docs(WeightDistillConfig)["prefix"])
 
 

@@ -74,8 +74,9 @@ def _read_config(path: str | None) -> dict[str, Any]:
         return {}
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"--config {path}: cannot be read ({error.strerror})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{error}; expected UTF-8"
+        raise ValueError(f"--config {path}: cannot be read ({reason})") from error
     values = load_yaml(text, f"--config {path}")
     if not isinstance(values, dict):
         raise ValueError(f"--config {path}: found {type(values).__name__}, expected keys such as teacher and student")

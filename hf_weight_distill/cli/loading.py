@@ -1,12 +1,10 @@
 """Teachers, tokenizers and data by the names that the user gave, and what is said meanwhile."""
 
 import contextlib
-import json
 import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .job import Job
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..distiller import WeightDistiller
-    from ..evaluation import Comparison
 
 PROGRAM = "hf-weight-distill"
 USUAL_SPLITS = {"train": "train", "eval": "validation", "test": "test", "data": "test"}
@@ -149,8 +146,3 @@ def load_pairs(flag: str, data: str, split: str | None, columns: dict[str, str])
         pairs = load_pairs(data, split, default_split=USUAL_SPLITS[flag], **columns)
     say(f"{flag}: {len(pairs):,} pairs from {data}")
     return pairs
-
-
-def write_json(file: Path, comparison: "Comparison") -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import check_file, write_json
 from .flags import SPELLING, add_shape, add_teacher
 from .job import Job, job_of
-from .loading import PROGRAM, load_model, place, quiet, say, write_json
+from .loading import PROGRAM, load_model, place, quiet, say
 
 if TYPE_CHECKING:
     from ..planner import ShapeSearch, Targets
@@ -84,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
             if getattr(arguments, name) is not None:
                 raise ValueError(f"--{name} is for a search: give --target_speedup, --target_params or --target_disk")
         return _describe(job)
+    if arguments.json:
+        check_file(Path(arguments.json), "--json")
     with quiet():
         from ..planner import Targets
 
@@ -113,7 +116,7 @@ def _search(job: Job, targets: "Targets", arguments: argparse.Namespace) -> int:
     sizes = arguments.batch_sizes or BATCH_SIZES
     search = find_shape(teacher, targets, job.student, batch_sizes=sizes, progress=say)
     if arguments.json:
-        write_json(Path(arguments.json), search)
+        write_json(Path(arguments.json), search.to_dict())
     _show(search, job.teacher)
     if search.picked is None:
         say(f"{PROGRAM} plan: no shape tried has {targets}")
