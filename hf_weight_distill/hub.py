@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from shlex import quote
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
@@ -69,10 +70,10 @@ def push_folder(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.create_commit(repo_id, _operations(folder, card), commit_message=MESSAGE, revision=revision)
     except Exception as error:  # of many libraries: HTTP, LFS, Xet, the operating system
-        flags = f"{' --private' if private else ''}{f' --revision {revision}' if revision else ''}"
+        flags = f"{' --private' if private else ''}{f' --revision {quote(revision)}' if revision else ''}"
         raise OSError(
             f"cannot push to {repo_id}: {_reason(error)}. Nothing is lost: the student is whole in {folder}, and "
-            f"`hf-weight-distill push {folder} {repo_id}{flags}` pushes it"
+            f"`hf-weight-distill push {quote(str(folder))} {repo_id}{flags}` pushes it"
         ) from error
     return commit.commit_url
 

@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import math
+import shlex
 import statistics
 import time
 from bisect import bisect_left
@@ -276,7 +277,7 @@ def shape_flags(shape: StudentShape) -> str:
         values = value if isinstance(value, tuple) else (value,)
         groups = (",".join(map(str, item)) if isinstance(item, tuple) else str(item) for item in values)
         words += [f"--{name}", *groups]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def find_shape(

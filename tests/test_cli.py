@@ -297,6 +297,15 @@ def test_plan_prints_the_plan(folder):
     assert not err
 
 
+def test_plan_refuses_a_vocabulary_that_is_no_tokenizer(folder):
+    code, out, err = call("plan", folder / "teacher", "--vocab", "nofolder")
+    assert (
+        code == 2 and not out and "vocab='nofolder' is neither 'from-data', a number, nor a tokenizer's folder" in err
+    )
+    code, out, err = call("plan", folder / "teacher", "--vocab", folder / "teacher")
+    assert code == 0, err
+
+
 def test_dry_run_prints_a_file_for_config_and_writes_nothing(folder, tmp_path):
     argv = ["--train", folder / "train.jsonl", "--source_lang", "de", "--output_dir", tmp_path / "run", *SETTINGS]
     code, out, err = call("distill", folder / "teacher", *argv, "--dry-run")

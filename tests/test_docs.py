@@ -169,6 +169,12 @@ def test_all_commands_are_understood(page):
                 build_parser().parse_args(underscored(words[1:]))
 
 
+def test_links_of_the_repository_lead_to_files():
+    for page in [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]:
+        for path in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / path).exists(), (page.name, path)
+
+
 # --- how to extend ---------------------------------------------------------------------------------------------------
 
 

@@ -69,7 +69,7 @@ def distiller(teacher):
 @pytest.fixture(scope="module")
 def folder(teacher):
     """A saved student."""
-    folder = teacher.parent / "student"
+    folder = teacher.parent / "the student"
     distiller = WeightDistiller.from_pretrained(teacher, student=StudentShape(decoder_layers=1))
     rows = (ComparisonRow("bleu", 30.5, 29.25, 5), ComparisonRow("tokens_per_second", 10.0, 40.0, 5, 32, 0.1, 0.1))
     distiller.comparison = Comparison(rows, {"bleu": "nrefs:1"}, {"device": "cpu"}, 5, 5)
@@ -175,7 +175,7 @@ def test_after_a_failure_nothing_is_lost_and_a_second_push_completes(hub, folder
     line = str(caught.value)
     assert "\n" not in line and line.startswith(f"cannot push to {REPO}: ")
     assert f"Nothing is lost: the student is whole in {folder}, and " in line
-    assert f"`hf-weight-distill push {folder} {REPO} --private --revision v2` pushes it" in line
+    assert f"`hf-weight-distill push '{folder}' {REPO} --private --revision v2` pushes it" in line
     assert status == 0 or "no, said the loopback" in line
     assert content(folder) == before
     assert hub.branches.get(REPO, {}).get("v2", {}) == {}  # a commit is whole or not there

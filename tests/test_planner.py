@@ -428,3 +428,4 @@ def test_the_page_runs(tmp_path, monkeypatch, quick, capsys):
 def test_shapes_are_flags():
     shape = StudentShape(ffn_dim=(1024, 512), encoder_groups=((0, 1), (2,)), d_model=8)
     assert shape_flags(shape) == "--d_model 8 --ffn_dim 1024 512 --encoder_groups 0,1 2"
+    assert shape_flags(StudentShape(vocab="a folder")) == "--vocab 'a folder'"

@@ -301,6 +301,13 @@ def test_without_a_test_set(tmp_path):
     assert len(page.every("svg")) > 2, "the curves are there all the same"
 
 
+def test_a_command_on_the_page_quotes_its_paths(tmp_path):
+    page = page_of(write_run(tmp_path / "a run", **{"scores.json": None}))
+    command = unescape(page.section("quality").partition("hf-weight-distill ")[2]).partition(" measures it")[0]
+    student, scores = (str(tmp_path / "a run" / name) for name in ("student", "scores.json"))
+    assert shlex.split(command) == ["evaluate", "TEACHER", student, "--data", "DATA", "--json", scores]
+
+
 def test_scores_of_a_version_without_outputs(tmp_path):
     page = page_of(edited(write_run(tmp_path), "scores.json", outputs=None))
     assert "holds no outputs" in page.section("sentences") and "4.0× smaller" in page.text
@@ -382,6 +389,15 @@ def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path, capsys, conten
     assert message in err and err.count("\n") == 1 and not out
     assert not (tmp_path / "report.html").exists()
     assert main(["report", str(tmp_path / "nowhere")]) == 2
+
+
+def test_an_output_that_is_no_file_is_refused(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    for output in (tmp_path, tmp_path / "run" / "weight_distill.yaml" / "page.html"):
+        assert main(["report", str(run), "--output", str(output)]) == 2
+        out, err = capsys.readouterr()
+        assert not out and "error: output " in err and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 # --- a real run ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..files import check_file, write_json
 from .flags import SPELLING, add_shape, add_teacher
 from .job import Job, job_of
-from .loading import PROGRAM, load_model, place, quiet, say
+from .loading import PROGRAM, load_distiller, load_model, place, quiet, say
 
 if TYPE_CHECKING:
     from ..planner import ShapeSearch, Targets
@@ -105,7 +105,10 @@ def _describe(job: Job) -> int:
     with quiet():
         from ..plan import build_plan
 
-        print(build_plan(load_model(job.teacher, job.teacher_revision), job.student))
+        if job.student.vocab is not None:  # perhaps a tokenizer, which must be there and be the teacher's kind
+            print(load_distiller(job).plan)
+        else:
+            print(build_plan(load_model(job.teacher, job.teacher_revision), job.student))
     return 0
 
 

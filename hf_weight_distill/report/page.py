@@ -9,6 +9,7 @@ import jinja2
 import yaml
 
 from .. import __version__
+from ..files import check_file, write_whole
 from .numbers import amount, duration, millions, percent, plain, quantity, search, signed, times
 from .run import Run, read_run
 from .sections import (
@@ -37,7 +38,7 @@ def write_report(folder: str | os.PathLike, output: str | os.PathLike | None = N
         The file.
 
     Raises:
-        ValueError: the folder holds no run, or one of its files cannot be read.
+        ValueError: the folder holds no run, one of its files cannot be read, or the page cannot be written there.
 
     Example:
         >>> write_report("runs/en-ro")                                     # doctest: +SKIP
@@ -45,11 +46,9 @@ def write_report(folder: str | os.PathLike, output: str | os.PathLike | None = N
     """
     run = read_run(Path(folder))
     file = run.folder / PAGE_FILE if output is None else Path(output)
+    check_file(file, "output")
     page = render(run)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}-{os.getpid()}")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(file)
+    write_whole(file, lambda target: target.write(page.encode("utf-8")))
     return file
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from typing import Any
 
 from . import texts
@@ -45,8 +46,8 @@ def quality_section(run: Run) -> Section:
     if not rows:
         return {
             "missing": "No test set was measured. Give --test to distill; for a finished run, "
-            f"hf-weight-distill evaluate TEACHER {run.folder / 'student'} --data DATA "
-            f"--json {run.folder / 'scores.json'} measures it."
+            f"hf-weight-distill evaluate TEACHER {quote(str(run.folder / 'student'))} --data DATA "
+            f"--json {quote(str(run.folder / 'scores.json'))} measures it."
         }
     settings = _settings(run, rows[0]["quantity"])
     name = quantity(rows[0]["quantity"])
