@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import transformers
-import yaml
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from datasets import Dataset, IterableDataset, concatenate_datasets
@@ -45,13 +44,13 @@ from .config import StudentShape, WeightDistillConfig
 from .data import check_features, check_tokenizer, load_pairs, tokenize_pairs
 from .evaluation import Comparison, compare
 from .families import family_of
-from .files import write_json
+from .files import write_json, write_whole_folder
 from .hub import check_repo_id, push_folder
 from .model import WeightDistillModel, check_source
 from .objectives import OBJECTIVES, build_objectives
 from .plan import WeightPlan, build_plan, stock_student, tensors_of
 from .recipes import recipe_config
-from .record import RUN_FILE, SCORES_FILE, RunRecord
+from .record import RUN_FILE, SCORES_FILE, RunRecord, read_settings, write_settings
 from .schedules import SCHEDULES, build_schedules
 from .sources import SOURCES, Inspection
 from .starts import random_start, student_start, teacher_start
@@ -240,7 +239,7 @@ class WeightDistiller:
             if folder is None:
                 small = trim_vocabulary(teacher, tokenizer, ids)
             else:
-                _write_whole(folder, partial(save_trimmed, tokenizer, ids))
+                write_whole_folder(folder, partial(save_trimmed, tokenizer, ids))
                 small = load_trimmed(teacher, tokenizer, folder)
         self.teacher, self.tokenizer, self._kept_ids = small
         sizes = {"teacher_parameters": self.plan.teacher_parameters}
@@ -258,13 +257,16 @@ class WeightDistiller:
 
     # --- data ---
 
-    def features(self, data: DatasetLike, pseudo_labels_dir: Path | None = None) -> Dataset | IterableDataset:
+    def features(
+        self, data: DatasetLike, pseudo_labels_dir: Path | None = None, default_split: str = "train"
+    ) -> Dataset | IterableDataset:
         """Rows of ``input_ids``, ``attention_mask`` and ``labels`` from text pairs; features pass as they are.
 
         Args:
             data: features, or whatever :func:`hf_weight_distill.data.load_pairs` takes.
             pseudo_labels_dir: where the teacher's own translations go, which then replace the targets or stand beside
                 them, as the configuration says; ``None`` keeps the targets.
+            default_split: of a data set that has several.
         """
         if isinstance(data, Dataset | IterableDataset) and {"input_ids", "labels"} <= _columns(data):
             if pseudo_labels_dir is not None:
@@ -284,8 +286,7 @@ class WeightDistiller:
                 "text pairs need a tokenizer: give one to WeightDistiller, or pass features (input_ids, labels)"
             )
         self._check_lengths()
-        is_name = isinstance(data, str | os.PathLike)
-        pairs = load_pairs(data, "train" if is_name and str(data) == "built-in" else None)
+        pairs = load_pairs(data, default_split=default_split)
         if pseudo_labels_dir is not None:
             pairs = self._pseudo_labelled(pairs, pseudo_labels_dir)
         config = self.config
@@ -352,10 +353,11 @@ class WeightDistiller:
         """Both phases: trains the generator, materialises the student, trains it on.
 
         Args:
-            train_dataset: text pairs (see :func:`hf_weight_distill.data.load_pairs`) or features.
-            eval_dataset: likewise, for ``eval_strategy``.
+            train_dataset: text pairs (see :func:`hf_weight_distill.data.load_pairs`) or features; of several splits
+                ``train``.
+            eval_dataset: likewise, of several splits ``validation``; the recipe's arguments then evaluate on it.
             output_dir: checkpoints of both phases, pseudo labels and the run's configuration.
-            generator_args: training arguments of phase 1; ``max_steps=0`` skips it. By default the recipe's.
+            generator_args: training arguments of phase 1, in place of the configuration's; ``max_steps=0`` skips it.
             finetune_args: of phase 2.
             resume_from_checkpoint: goes on where an interrupted run in ``output_dir`` stopped, in either phase.
             compute_metrics: as in ``Seq2SeqTrainer``, with ``predict_with_generate``.
@@ -392,7 +394,7 @@ class WeightDistiller:
                 teacher = self._cached(features, run)
             for args in (generator_args, finetune_args):
                 token_batches(features, args)
-            evaluation = None if eval_dataset is None else self.features(eval_dataset)
+            evaluation = None if eval_dataset is None else self.features(eval_dataset, default_split="validation")
         if generator_args.should_save:
             self._write_run(run, self._run_description(own))
         if isinstance(train_dataset, str | os.PathLike):
@@ -427,7 +429,7 @@ class WeightDistiller:
         self._record.write(learned=self._learned(before, self._model.source.inspected()))
         student = self._finished(self._model.materialize())
         if args.should_save:
-            _write_whole(folder, student.save_pretrained)
+            write_whole_folder(folder, student.save_pretrained)
         return student
 
     def _finetune(
@@ -609,9 +611,7 @@ class WeightDistiller:
     def _write_run(self, run: Path, description: dict[str, Any]) -> None:
         """Writes what repeats this run, or on resuming compares it with what stands there."""
         if (run / RUN_FILE).exists():
-            found = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError(f"{str(run / RUN_FILE)!r} holds no settings of a run: choose another output_dir")
+            found = read_settings(run / RUN_FILE)
             changed = [f"{k}: {found.get(k)!r} -> {v!r}" for k, v in description.items() if found.get(k) != v]
             if changed:
                 raise ValueError(
@@ -619,8 +619,7 @@ class WeightDistiller:
                     f"the settings of its {RUN_FILE}, or choose another output_dir"
                 )
             return
-        run.mkdir(parents=True, exist_ok=True)
-        (run / RUN_FILE).write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
+        write_settings(run / RUN_FILE, description)
 
     def description(self) -> dict[str, Any]:
         """Teacher, shape and configuration as plain values; what a run's YAML file holds."""
@@ -652,10 +651,10 @@ class WeightDistiller:
 
         Args:
             dataset: text pairs, as for :meth:`distill`.
-            split: of a data set that has several.
+            split: of a data set that has several; ``test`` by default.
             kwargs: of :func:`hf_weight_distill.evaluation.compare` (``num_beams``, ``metrics``, ``batch_sizes``, ...).
         """
-        pairs = load_pairs(dataset, split)
+        pairs = load_pairs(dataset, split, default_split="test")
         named = isinstance(dataset, str | os.PathLike)
         self._data |= {"eval_dataset": str(dataset) if named else None, "eval_split": split}
         sources = [self.config.prefix + source for source in pairs["source"]]
@@ -698,7 +697,7 @@ class WeightDistiller:
             write_card(target, self._card(**card))
             _check_export(student, target)
 
-        _write_whole(folder, write)
+        write_whole_folder(folder, write)
 
     def push_to_hub(
         self,
@@ -841,21 +840,6 @@ def _moved(before: Inspection, after: Inspection, name: str) -> float:
     """Length of the way of a projection, relative to its norm at the start."""
     start, end = before.projections[name], after.projections[name]
     return ((end - start).norm() / start.norm()).item()
-
-
-def _write_whole(folder: Path, write: Callable[[Path], Any]) -> None:
-    """Writes into a folder beside the target and renames it: the target is whole or not there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        write(draft)
-        draft.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        draft.replace(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def _check_export(student: PreTrainedModel, folder: Path) -> None:

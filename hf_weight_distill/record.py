@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from .files import write_json
+from .files import write_json, write_whole
 
 RUN_FILE = "weight_distill.yaml"
 RECORD_FILE = "record.json"
@@ -55,6 +55,12 @@ def read_settings(file: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"{file} holds {type(settings).__name__}, expected the settings of a run")
     return settings
+
+
+def write_settings(file: Path, settings: dict[str, Any]) -> None:
+    """What :func:`read_settings` reads, whole or not at all."""
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    write_whole(file, lambda target: target.write(text.encode("utf-8")))
 
 
 class RunRecord:

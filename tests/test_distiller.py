@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from models import tiny_teacher
 from safetensors.torch import load_file
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
@@ -215,6 +216,19 @@ def test_an_evaluation_set_is_evaluated_on(marian, tmp_path):
     distiller = load(marian, config=replace(CONFIG, finetune_args=FAST | {"logging_steps": 3}))
     distiller.distill(PAIRS, PAIRS, output_dir=tmp_path / "run")
     assert [row["step"] for row in distiller.history["finetune"] if "eval_loss" in row] == [3]
+
+
+def test_of_several_splits_each_purpose_takes_its_own(marian, tmp_path, monkeypatch):
+    splits = {"test": PAIRS.select([4]), "train": PAIRS.select([0, 1]), "validation": PAIRS.select([2, 3])}
+    DatasetDict(splits).save_to_disk(tmp_path / "data")
+    expected = load(marian).distill(splits["train"], splits["validation"], output_dir=tmp_path / "a")
+    distiller, data = load(marian), str(tmp_path / "data")
+    found = distiller.distill(data, data, output_dir=tmp_path / "b")
+    assert all(torch.equal(t, tensors_of(found)[n]) for n, t in tensors_of(expected).items())
+    monkeypatch.setattr(
+        module, "compare", lambda *args, **options: SimpleNamespace(to_dict=lambda: {"sources": args[3]})
+    )
+    assert distiller.evaluate(data).to_dict() == {"sources": splits["test"]["source"]}
 
 
 def test_a_second_run_has_no_scores_of_the_first(marian, tmp_path):

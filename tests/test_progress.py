@@ -2,15 +2,18 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from models import tiny_teacher
 from rich.console import Console
 from training import arguments, random_features
 
-from hf_weight_distill import StudentShape, WeightDistiller, progress
+from hf_weight_distill import RECIPES, StudentShape, WeightDistiller, progress
 from hf_weight_distill.progress import Stage, clock
 from hf_weight_distill.training_progress import TrainingProgress
+
+PLAIN = replace(RECIPES["default"], pseudo_labels="none")  # features hold no text to translate
 
 
 def plain_console():
@@ -88,7 +91,7 @@ def test_clock(given, expected):
 
 def test_both_phases_are_shown_and_the_trainers_own_display_is_not(tmp_path, capsys):
     console = plain_console()
-    distiller = WeightDistiller(tiny_teacher("marian"), student=StudentShape(decoder_layers=1))
+    distiller = WeightDistiller(tiny_teacher("marian"), student=StudentShape(decoder_layers=1), config=PLAIN)
     options = {"max_steps": 3, "disable_tqdm": False, "eval_strategy": "steps", "eval_steps": 2}
     phases = {f"{name}_args": arguments(tmp_path / name, **options) for name in ("generator", "finetune")}
     with TrainingProgress(console) as shown:
@@ -106,7 +109,7 @@ def test_both_phases_are_shown_and_the_trainers_own_display_is_not(tmp_path, cap
 
 def test_an_error_in_training_leaves_no_bar_behind(tmp_path):
     console = terminal()
-    distiller = WeightDistiller(tiny_teacher("marian"), student=StudentShape(decoder_layers=1))
+    distiller = WeightDistiller(tiny_teacher("marian"), student=StudentShape(decoder_layers=1), config=PLAIN)
     args = arguments(tmp_path / "generator", learning_rate=1e30)
     with pytest.raises(FloatingPointError), TrainingProgress(console) as shown:
         distiller.distill(random_features(16), output_dir=tmp_path / "run", callbacks=[shown], generator_args=args)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from models import tiny_teacher
 from training import arguments, random_features
 from transformers import TrainerCallback
 
-from hf_weight_distill import StudentShape, WeightDistillConfig, WeightDistiller
+from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller
 from hf_weight_distill.record import RunRecord, read_json, write_json
 
 SHAPE = StudentShape(encoder_layers=2, decoder_layers=1, d_model=8, ffn_dim=12, attention_heads=2)
@@ -74,7 +75,8 @@ class Stop(TrainerCallback):
 
 def test_a_run_that_was_resumed_has_both_histories_and_all_its_time(tmp_path):
     def run(**options):
-        distiller = WeightDistiller(tiny_teacher("marian"), student=SHAPE)
+        config = replace(RECIPES["default"], pseudo_labels="none")
+        distiller = WeightDistiller(tiny_teacher("marian"), student=SHAPE, config=config)
         phases = {
             f"{name}_args": arguments(tmp_path / name, max_steps=4, save_strategy="steps", save_steps=2)
             for name in ("generator", "finetune")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..config import WeightDistillConfig, fits, name_of
-from ..files import check_folder, write_whole
+from ..files import check_folder
 from ..recipes import RECIPES
-from ..record import RUN_FILE, SCORES_FILE, read_settings
+from ..record import RUN_FILE, SCORES_FILE, read_settings, write_settings
 from .flags import SPELLING, add_comparison, add_shape, add_teacher, add_texts
 from .job import COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, PHASES, Job, job_of
 from .loading import PROGRAM, USUAL_SPLITS, load_distiller, load_pairs, quiet, say, users_own
@@ -234,8 +234,7 @@ def _complete_run_file(file: Path, job: Job) -> None:
         settings = read_settings(file)
         settings["teacher_revision"] = settings.get("teacher_revision") or job.teacher_revision
         settings |= {name: value for name, value in job.data.items() if name not in settings}
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        write_whole(file, lambda target: target.write(text.encode("utf-8")))
+        write_settings(file, settings)
 
 
 def _finish(
