@@ -223,7 +223,7 @@ def _ridge(gram: Tensor, product: Tensor, weight: Tensor, bias: Tensor | None = 
     """Weight and bias by ridge regression towards those that stand there."""
     before = [weight.T] if bias is None else [weight.T, bias[None]]
     size = sum(len(part) for part in before)
-    gram, product, before = gram[:size, :size], product[:size], torch.cat(before).to(product)
+    gram, product, before = gram[:size, :size], product[:size], in_double(torch.cat(before)).to(product)
     ridge = RIDGE * gram.diagonal().mean()
     system = gram + ridge * torch.eye(size).to(gram)
     solution = torch.linalg.solve(system, product + ridge * before).float()
