@@ -422,6 +422,14 @@ def check_features(features: Iterable[dict[str, Any]], pad_token_id: int | None)
         )
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Saves it without the truncation and padding of its last call, which `tokenizer.json` would hold."""
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
+
+
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
     """Refuse a tokenizer that is not the model's.
 

@@ -41,7 +41,7 @@ from .adapters import (
 from .calibration import Batch
 from .card import LORA, PAPERS, SEQUENCE_LEVEL_KD, CardInfo, Component, inherited_fields, shape_table, write_card
 from .config import StudentShape, WeightDistillConfig
-from .data import check_features, check_tokenizer, load_pairs, tokenize_pairs
+from .data import check_features, check_tokenizer, load_pairs, save_tokenizer, tokenize_pairs
 from .evaluation import Comparison, compare
 from .families import family_of
 from .files import write_json, write_whole_folder
@@ -568,6 +568,7 @@ class WeightDistiller:
                 "the run in it by resume_from_checkpoint=True"
             )
         config = self.config
+        self._check_generation()
         check_source(config.source, config.source_options)
         if config.finetune_source is not None:
             check_source(config.finetune_source, config.finetune_source_options)
@@ -593,6 +594,17 @@ class WeightDistiller:
             raise ValueError("schedules change the weights of a plain student: use them without finetune_source")
         if config.finetune_lora:
             self._check_lora()
+
+    def _check_generation(self) -> None:
+        """Whether the teacher's generation settings, which the student inherits, can be saved."""
+        try:
+            copy.deepcopy(self.teacher.generation_config).validate(strict=True)
+        except ValueError as error:
+            reasons = " ".join(line.removeprefix("- ") for line in str(error).splitlines() if line.startswith("- "))
+            raise ValueError(
+                f"the teacher's generation settings could not be saved with the student: {reasons} Change "
+                "teacher.generation_config, or the generation_config.json of its folder"
+            ) from error
 
     def _check_lora(self) -> None:
         """Whether the student takes these adapters, tried on one without weights."""
@@ -693,7 +705,7 @@ class WeightDistiller:
         def write(target: Path) -> None:
             student.save_pretrained(target)
             if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(target)
+                save_tokenizer(self.tokenizer, target)
             write_card(target, self._card(**card))
             _check_export(student, target)
 
@@ -747,6 +759,7 @@ class WeightDistiller:
             "components": self._components(),
             "comparison": self.comparison,
             "max_lengths": (self.config.max_source_length, self.config.max_target_length),
+            "example": self.config.prefix + CardInfo.example,
         }
         adapter: MergedAdapter | None = getattr(self._given[0], "merged_adapter", None)
         inherited = inherited_fields(teacher, known["teacher_revision"])

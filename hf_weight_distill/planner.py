@@ -337,7 +337,9 @@ def _check_wanted(
             f"vocab={base.to_dict()['vocab']!r}: how many tokens that keeps is known only when the text is read; "
             "beside a target give a number"
         )
-    build_plan(teacher, base)  # says what a base of this family cannot have
+    decided = set(base.to_dict()) & {"decoder_layers", "decoder_groups"}
+    # Says what a base of this family cannot have, whatever the search makes of the rest
+    build_plan(teacher, base if decided else replace(base, decoder_layers=1))
     parameters, disk_bytes = sum(p.numel() for p in teacher.parameters()), safetensors_bytes(teacher)
     if targets.speedup is None and targets.fitted_by(parameters, disk_bytes):
         raise ValueError(f"the teacher itself has {targets}: {parameters:,} parameters, {_megabytes(disk_bytes)} MB")
@@ -355,14 +357,18 @@ def candidate_shapes(teacher: PreTrainedModel, base: StudentShape | None = None)
         base: what is decided already. If it is smaller than the teacher it is the first of the line.
 
     Raises:
-        ValueError: the family is unknown, or cannot express the base.
+        ValueError: the family is unknown.
     """
     base, family = base or StudentShape(), family_of(teacher.config)
     last = sum(p.numel() for p in teacher.parameters())
-    line = []
-    for cuts in _cuts(teacher.config, family, set(base.to_dict())):
-        shape = replace(base, **cuts)
-        config = student_config(teacher.config, shape, family)
+    line, cuts = [], {}
+    for cut in _cuts(teacher.config, family, set(base.to_dict())):
+        shape = replace(base, **cuts | cut)
+        try:
+            config = student_config(teacher.config, shape, family)
+        except ValueError:  # a T5 with fewer encoder than decoder layers
+            continue
+        cuts |= cut
         shell = stock_student(teacher, config, device="meta")
         parameters = sum(p.numel() for p in shell.parameters())
         if parameters < last:
@@ -372,14 +378,12 @@ def candidate_shapes(teacher: PreTrainedModel, base: StudentShape | None = None)
 
 
 def _cuts(config: PretrainedConfig, family: Family, decided: set[str]) -> Iterator[dict[str, Any]]:
-    """Fields of ``StudentShape`` that change, from nothing to the smallest student."""
-    cuts: dict[str, Any] = {}
-    yield cuts
+    """Changes of ``StudentShape``, each on top of those before, from none to the smallest student."""
+    yield {}
     if not decided & {"decoder_layers", "decoder_groups"}:
         layers = layer_count(config, "decoder", family)
         for fewer in _divisors(layers, 0, layers):
-            cuts = cuts | {"decoder_layers": fewer}
-            yield cuts
+            yield {"decoder_layers": fewer}
     axes = [
         axis
         for axis, fields in (
@@ -391,9 +395,7 @@ def _cuts(config: PretrainedConfig, family: Family, decided: set[str]) -> Iterat
     ]
     for halving in range(1, ROUNDS + 1):
         for axis in axes:
-            for cut in axis(config, family, 0.5**halving):
-                cuts = cuts | cut
-                yield cuts
+            yield from axis(config, family, 0.5**halving)
 
 
 def _divisors(number: int, low: float, high: float) -> list[int]:

@@ -518,6 +518,7 @@ def _trim_model(teacher: PreTrainedModel, ids: Sequence[int]) -> PreTrainedModel
         setattr(trimmed.get_submodule(owner), attribute, made[id(old)])
     trimmed.generation_config = copy.deepcopy(teacher.generation_config)
     _renumber(trimmed.generation_config, lambda old: numbers.get(old, old))
+    trimmed.name_or_path = teacher.name_or_path  # of an adapter, where the configuration names its base
     return trimmed.train(teacher.training)
 
 

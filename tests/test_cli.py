@@ -29,7 +29,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer, 
 
 import hf_weight_distill
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, cli, data, planner
-from hf_weight_distill.cli import COMMANDS, build_parser, loading, main, plan
+from hf_weight_distill.cli import COMMANDS, build_parser, distill, loading, main, plan
 from hf_weight_distill.cli.job import job_of
 from hf_weight_distill.cli.loading import PROGRAM
 from hf_weight_distill.cli.main import EPILOG, underscored
@@ -570,6 +570,22 @@ def test_there_is_a_split_for_each_purpose(monkeypatch):
         ]
         assert sizes == [4, 3, 2, 2]
     assert len(loading.load_pairs("train", "built-in", "validation", {})) == 3
+
+
+@pytest.mark.parametrize(
+    "argv, languages",
+    [
+        ((), ()),
+        (("--source_lang", "en"), ()),
+        (("--source_lang", "en", "--target_lang", "de"), ("en", "de")),
+        (("--src_lang", "eng_Latn", "--tgt_lang", "deu_Latn"), ("eng", "deu")),
+        (("--src_lang", "en_XX", "--tgt_lang", "de_DE", "--languages", "de"), ("de",)),
+    ],
+)
+def test_the_card_names_the_languages_of_the_direction(argv, languages):
+    argv = underscored(["distill", "someone/teacher", "--output_dir", "x", "--train", "train.jsonl", *argv])
+    arguments = build_parser().parse_args(argv)
+    assert distill._card_fields(job_of(arguments), arguments)["languages"] == languages
 
 
 def test_an_unnamed_direction_is_a_warning_in_one_line(folder, tmp_path):

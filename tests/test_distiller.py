@@ -431,6 +431,14 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_trained(marian
     assert not (tmp_path / "run" / "generated_student").exists()
 
 
+def test_generation_settings_that_cannot_be_saved_are_refused_first(marian, tmp_path):
+    distiller = load(marian)
+    distiller.teacher.generation_config.update(num_beams=1, early_stopping=True)
+    with pytest.raises(ValueError, match="generation settings could not be saved .*early_stopping.*Change"):
+        distiller.distill(PAIRS, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_folder_for_both_phases_is_refused(marian, tmp_path):
     args = [arguments(tmp_path / "same") for _ in range(2)]
     with pytest.raises(ValueError, match="both phases have output_dir=.*same"):

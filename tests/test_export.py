@@ -398,7 +398,7 @@ def _nonzero_padding(student):
     [
         (
             "bart",
-            {"attention_heads": (4, 2)},
+            {"d_model": 8, "attention_heads": (4, 2)},
             None,
             "4 and 2 attention heads; CTranslate2's converter reads one number",
         ),

@@ -173,6 +173,13 @@ def test_an_adapter_folder_is_a_teacher(base, adapter, tmp_path):
     assert card.data.license == "cc-by-4.0"  # of the base's card: the adapter's has none
 
 
+def test_an_adapter_stays_the_teacher_when_its_vocabulary_is_cut(base, adapter):
+    distiller = load(adapter, student=StudentShape(decoder_layers=1, vocab=40))
+    distiller.trim_vocabulary(PAIRS)
+    assert distiller.description()["teacher"] == str(adapter)
+    assert distiller._card(model_name="x").teacher_name == str(adapter)
+
+
 def test_an_adapter_brings_its_own_tokenizer_if_it_has_one(base, adapter, tmp_path):
     for path in adapter.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -129,6 +129,20 @@ def test_different_stacks_shrink_alike():
     assert {(1024, 512), (512, 256), (256, 128)} <= found
 
 
+@pytest.mark.parametrize(
+    "base, decoder_layers",
+    [({"decoder_layers": 2}, {2}), ({"decoder_layers": 4}, {4}), ({"encoder_layers": 2}, {2, 1})],
+)
+def test_a_t5_keeps_as_many_encoder_layers_as_decoder_layers(base, decoder_layers, quick):
+    teacher = tiny_teacher("t5")
+    line = candidate_shapes(teacher, StudentShape(**base))
+    assert all(c.config.num_layers >= c.config.num_decoder_layers for c in line)
+    assert {c.config.num_decoder_layers for c in line} == decoder_layers and len(line) > 5
+    assert all(a.parameters > b.parameters for a, b in zip(line, line[1:], strict=False))
+    target = Targets(parameters=line[-1].parameters)
+    assert find_shape(teacher, target, StudentShape(**base)).picked.shape == line[-1].shape
+
+
 def test_what_is_given_stays():
     base = StudentShape(encoder_layers=2, ffn_dim=512)
     line = candidate_shapes(opus(), base)

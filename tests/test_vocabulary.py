@@ -52,9 +52,10 @@ from transformers import (
 from transformers.convert_slow_tokenizer import generate_merges
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-from hf_weight_distill import StudentShape, WeightDistillConfig, WeightDistiller, WeightDistillTrainer
+from hf_weight_distill import StudentShape, WeightDistillConfig, WeightDistiller, WeightDistillTrainer, export
 from hf_weight_distill import data as data_module
 from hf_weight_distill.cli import main
+from hf_weight_distill.cli.loading import set_languages
 from hf_weight_distill.corpus import built_in_corpus
 from hf_weight_distill.evaluation import compute_scores, translate
 from hf_weight_distill.objectives.kl import KLDivergence
@@ -735,3 +736,36 @@ def test_two_processes_agree(teachers, tmp_path):
     kept = json.loads((tmp_path / "run" / "vocabulary" / "kept_ids.json").read_text())
     student = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "student")
     assert student.config.vocab_size == len(kept) < 909
+
+
+# --- what is saved and exported --------------------------------------------------------------------------------------
+
+
+def test_the_saved_tokenizer_cuts_nothing_and_the_cards_code_has_the_prefix(teachers, tmp_path):
+    """BART's has a tokenizer.json, which keeps the truncation of its last call."""
+    teacher, tokenizer = teachers("bart")
+    fast = {"max_steps": 1, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
+    options = {"generator_args": {"max_steps": 0}, "finetune_args": fast, "prefix": "say: ", "max_source_length": 9}
+    config = WeightDistillConfig(source="direct", **options)
+    distiller = WeightDistiller(teacher, tokenizer, student=StudentShape(), config=config)
+    distiller.distill(Dataset.from_dict({"source": SOURCES[:8], "target": TARGETS[:8]}), output_dir=tmp_path / "run")
+    distiller.save_pretrained(tmp_path / "student")
+    assert json.loads((tmp_path / "student" / "tokenizer.json").read_text())["truncation"] is None
+    assert 'tokenizer(["say: Two dogs' in (tmp_path / "student" / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case, cut", [("m2m100", False), ("m2m100", True), ("mbart50", False)])
+def test_multilingual_students_are_the_same_in_ctranslate2(case, cut, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "BATCH_SIZES", ())
+    make_tokenizer, make_model, empty_rows = CASES[case]
+    tokenizer = make_tokenizer(tmp_path)
+    torch.manual_seed(0)
+    student = make_model(tokenizer, len(tokenizer) + empty_rows).eval()
+    set_languages(tokenizer, student, *(("de", "en") if case == "m2m100" else ("de_DE", "en_XX")))
+    if cut:
+        ids = tokenizer(SOURCES[:30])["input_ids"] + tokenizer(text_target=TARGETS[:30])["input_ids"]
+        student, tokenizer, _ = trim_vocabulary(student, tokenizer, sorted(set(sum(ids, []))))
+    student.generation_config.max_length = 12
+    report = export.export_student(student, tokenizer, tmp_path / "out", to="ctranslate2", sentences=SOURCES[:4])
+    assert report.rows[1].agreement.identical == 4 and report.rows[1].agreement.difference < 2e-5

@@ -62,7 +62,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     text = "print the plan and the full configuration as a file for --config, check data and folders, train nothing"
     out.add_argument("--dry_run", action="store_true", help=text)
     out.add_argument("--license", help="for the card, such as cc-by-4.0; a student inherits its teacher's")
-    text = "for the card, such as en de (default: --source_lang and --target_lang)"
+    text = "for the card, such as en de (default: --source_lang and --target_lang, or --src_lang and --tgt_lang)"
     out.add_argument("--languages", nargs="+", metavar="CODE ...", help=text)
     out.add_argument("--task", choices=("translation", "summarization"), default="translation", help="for the card")
     add_comparison(parser.add_argument_group("measuring on --test"), "test_")
@@ -269,10 +269,13 @@ def _save(distiller: "WeightDistiller", job: Job, arguments: argparse.Namespace,
 
 def _card_fields(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
     data = job.data
-    pair = (data.get("source_lang"), data.get("target_lang"))
-    fields = {
+    codes = [
+        data.get(f"{side}_lang") or data.get(f"{end}_lang") for side, end in (("source", "src"), ("target", "tgt"))
+    ]
+    pair = tuple(code.partition("_")[0] for code in codes if code)  # deu_Latn and de_DE name a script or country, too
+    return {
         "license": arguments.license,
-        "languages": tuple(arguments.languages or (pair if all(pair) else ())),
+        "languages": tuple(arguments.languages or (pair if len(pair) == 2 else ())),
         "task": arguments.task,
         "dataset": data["train"],
         "eval_dataset": data.get("test"),
@@ -280,6 +283,3 @@ def _card_fields(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
         "src_lang": data.get("src_lang"),
         "tgt_lang": data.get("tgt_lang"),
     }
-    if job.config.prefix:
-        fields["example"] = job.config.prefix + "Two dogs run across the meadow."
-    return fields

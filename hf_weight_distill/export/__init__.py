@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data import check_tokenizer
+from ..data import check_tokenizer, save_tokenizer
 from ..evaluation import decoding_speed, environment_of
 from ..families import family_of
 from ..progress import Stage
@@ -132,7 +132,7 @@ def _check(
 def _saved(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> PreTrainedModel:
     """The student as its files have it, on the CPU: what is converted is what is compared with."""
     student.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     kernel = student.config._attn_implementation  # not saved, and its speed is compared
     return type(student).from_pretrained(folder, dtype=torch.float32, attn_implementation=kernel).eval()
 
@@ -175,7 +175,7 @@ class _Trial:
         target.mkdir()
         self.form.convert(self.draft, quantization)
         size = _bytes(target.iterdir())
-        self.tokenizer.save_pretrained(target)
+        save_tokenizer(self.tokenizer, target)
         self.student.generation_config.save_pretrained(target)
         return size
 

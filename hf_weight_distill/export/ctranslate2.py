@@ -172,6 +172,7 @@ class _Converter(TransformersConverter):
         if hasattr(tokenizer, "lang_token_to_id"):  # M2M100's vocabulary leaves its languages out
             vocabulary = tokenizer.get_vocab() | tokenizer.lang_token_to_id
             tokenizer.get_vocab = lambda: vocabulary
+            del tokenizer.num_madeup_words  # a trimmed vocabulary has none; without, the converter counts the rows
         return tokenizer
 
 
@@ -214,9 +215,14 @@ def _check_marian_padding(student: PreTrainedModel, tokenizer: PreTrainedTokeniz
 
 
 def _set_start(student: Path, file: Path) -> None:
-    """mBART-25 starts to decode from the language; with the student's settings that is one."""
-    config = json.loads(file.read_text(encoding="utf-8"))
+    """mBART-25 starts to decode from the language; with the student's settings that is one.
+
+    mBART-50's tokenizer may have no first token, and CTranslate2 wants a text there.
+    """
+    config, tokenizer = json.loads(file.read_text(encoding="utf-8")), AutoTokenizer.from_pretrained(student)
     if config.get("decoder_start_token") is None:
         start = GenerationConfig.from_pretrained(student).decoder_start_token_id
-        config["decoder_start_token"] = AutoTokenizer.from_pretrained(student).convert_ids_to_tokens(start)
-        file.write_text(json.dumps(config, indent=2), encoding="utf-8")
+        config["decoder_start_token"] = tokenizer.convert_ids_to_tokens(start)
+    if config.get("bos_token", "") is None:
+        config["bos_token"] = tokenizer.eos_token
+    file.write_text(json.dumps(config, indent=2), encoding="utf-8")
