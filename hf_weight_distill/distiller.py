@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import uuid
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -113,6 +114,7 @@ class WeightDistiller:
         teacher = merge_adapters(teacher)
         if tokenizer is not None:
             check_tokenizer(tokenizer, teacher.config)
+            _warn_of_no_language(tokenizer, teacher)
         elif student.vocab is not None:
             raise ValueError(f"vocab={student.vocab!r} needs a tokenizer: give the teacher's to WeightDistiller")
         self.teacher, self.tokenizer = teacher.eval(), tokenizer
@@ -840,6 +842,18 @@ def _check_teacher(teacher: PreTrainedModel) -> None:
         raise ValueError(
             f"the teacher has {', '.join(half)} weights; the generator computes in float32 and would inherit their "
             "rounding: load it with dtype=torch.float32, or call teacher.float()"
+        )
+
+
+def _warn_of_no_language(tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedModel) -> None:
+    """NLLB and its like write in the language whose token is forced, or that they start from."""
+    settings, target = teacher.generation_config, getattr(tokenizer, "tgt_lang", None)
+    plain = (None, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    if target is not None and settings.forced_bos_token_id is None and settings.decoder_start_token_id in plain:
+        warnings.warn(
+            f"the tokenizer has tgt_lang={target!r}, but the teacher's generation settings force no first token, so "
+            "that it chooses a language itself: set teacher.generation_config.forced_bos_token_id to the language's token",
+            stacklevel=3,
         )
 
 

@@ -9,6 +9,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -752,6 +753,18 @@ def test_the_saved_tokenizer_cuts_nothing_and_the_cards_code_has_the_prefix(teac
     distiller.save_pretrained(tmp_path / "student")
     assert json.loads((tmp_path / "student" / "tokenizer.json").read_text())["truncation"] is None
     assert 'tokenizer(["say: Two dogs' in (tmp_path / "student" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("case, codes", [("m2m100-marked", ("de", "en")), ("mbart", ("de_DE", "en_XX"))])
+def test_a_target_language_that_is_not_forced_is_a_warning(case, codes, teachers):
+    teacher, tokenizer = map(copy.deepcopy, teachers(case))
+    tokenizer.tgt_lang = codes[1]
+    with pytest.warns(UserWarning, match=f"tgt_lang='{codes[1]}', but .* force no first token"):
+        WeightDistiller(teacher, tokenizer, student=StudentShape())
+    set_languages(tokenizer, teacher, *codes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        WeightDistiller(teacher, tokenizer, student=StudentShape())
 
 
 @pytest.mark.filterwarnings("ignore")
