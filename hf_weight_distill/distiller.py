@@ -852,7 +852,7 @@ def _warn_of_no_language(tokenizer: PreTrainedTokenizerBase, teacher: PreTrained
     if target is not None and settings.forced_bos_token_id is None and settings.decoder_start_token_id in plain:
         warnings.warn(
             f"the tokenizer has tgt_lang={target!r}, but the teacher's generation settings force no first token, so "
-            "that it chooses a language itself: set teacher.generation_config.forced_bos_token_id to the language's token",
+            "that it chooses one itself: set teacher.generation_config.forced_bos_token_id to the token of yours",
             stacklevel=3,
         )
 
