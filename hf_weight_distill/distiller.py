@@ -550,11 +550,9 @@ class WeightDistiller:
                 "teacher: leave it out, or use kl in generator_objectives or finetune_objectives"
             )
 
-    def _arguments(
-        self, values: dict[str, Any], folder: Path, evaluates: bool = False
-    ) -> WeightDistillTrainingArguments:
+    def _arguments(self, values: dict[str, Any], folder: Path, evaluates: bool) -> WeightDistillTrainingArguments:
         defaults = {"save_strategy": "steps", "save_total_limit": 2, "report_to": "none"}
-        defaults |= {"eval_strategy": "steps"} if evaluates else {}
+        defaults["eval_strategy"] = "steps" if evaluates else "no"
         return WeightDistillTrainingArguments(**defaults | values | {"output_dir": str(folder)})
 
     def _check_run(

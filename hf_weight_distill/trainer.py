@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from pyarrow.compute import list_value_length
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -139,7 +140,8 @@ def token_batches(dataset: Dataset | IterableDataset, args: WeightDistillTrainin
             "its lengths: load the data without streaming, or set per_device_train_batch_size"
         )
     seed = args.seed if args.data_seed is None else args.data_seed
-    return TokenBatchSampler([len(labels) for labels in dataset["labels"]], args.max_tokens_per_batch, seed=seed)
+    labels = dataset.select_columns("labels").with_format("arrow")[:]["labels"]
+    return TokenBatchSampler(list_value_length(labels).to_pylist(), args.max_tokens_per_batch, seed=seed)
 
 
 def check_objectives(

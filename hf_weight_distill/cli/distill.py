@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     job = job_of(arguments)
     if "train" not in job.data:
         raise ValueError("no training data: give --train, or a --config file with train: in it")
-    job = _with_evaluation(job)
+    _check_evaluation(job)
     run = Path(arguments.output_dir)
     save = Path(arguments.save) if arguments.save else run / "student"
     _check_places(run, save)
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         check_comparison(**_scoring(arguments))
         distiller = load_distiller(job)
-        args = _check_settings(distiller, run)
+        args = _check_settings(distiller, run, "eval" in job.data)
         if args.should_save:
             _check_folders(run, save, arguments.resume)
         pairs = {
@@ -122,18 +122,15 @@ def run(arguments: argparse.Namespace) -> None:
             _finish(distiller, job, pairs, arguments, run, save)
 
 
-def _with_evaluation(job: Job) -> Job:
-    """With ``--eval`` each phase evaluates; without, it cannot."""
-    phases = {name: getattr(job.config, name) for name in PHASES}
-    if "eval" in job.data:
-        phases = {name: {"eval_strategy": "steps"} | args for name, args in phases.items()}
-    for name, args in phases.items():
-        if "eval" not in job.data and args.get("eval_strategy", "no") != "no":
-            raise ValueError(f"{name} has eval_strategy={args['eval_strategy']}, but there is no data: give --eval")
-    return dataclasses.replace(job, config=dataclasses.replace(job.config, **phases))
+def _check_evaluation(job: Job) -> None:
+    """Without ``--eval`` no phase can evaluate."""
+    for name in PHASES:
+        strategy = getattr(job.config, name).get("eval_strategy", "no")
+        if "eval" not in job.data and strategy != "no":
+            raise ValueError(f"{name} has eval_strategy={strategy}, but there is no data: give --eval")
 
 
-def _check_settings(distiller: "WeightDistiller", run: Path) -> "WeightDistillTrainingArguments":
+def _check_settings(distiller: "WeightDistiller", run: Path, evaluates: bool) -> "WeightDistillTrainingArguments":
     """What ``distill`` would refuse, and wrong training arguments; the first phase's arguments are returned."""
     from ..trainer import WeightDistillTrainingArguments
 
@@ -142,7 +139,7 @@ def _check_settings(distiller: "WeightDistiller", run: Path) -> "WeightDistillTr
     for name in PHASES:
         _check_arguments(name, getattr(config, name), WeightDistillTrainingArguments)
         with users_own(name):
-            phases.append(distiller._arguments(getattr(config, name), run / name.removesuffix("_args")))
+            phases.append(distiller._arguments(getattr(config, name), run / name.removesuffix("_args"), evaluates))
             _check_reports(phases[-1])
     distiller._check_lengths()
     distiller._check_run(run, *phases, resume=True)  # folders are looked at in _check_folders
@@ -269,9 +266,7 @@ def _save(distiller: "WeightDistiller", job: Job, arguments: argparse.Namespace,
 
 def _card_fields(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
     data = job.data
-    codes = [
-        data.get(f"{side}_lang") or data.get(f"{end}_lang") for side, end in (("source", "src"), ("target", "tgt"))
-    ]
+    codes = (data.get("source_lang") or data.get("src_lang"), data.get("target_lang") or data.get("tgt_lang"))
     pair = tuple(code.partition("_")[0] for code in codes if code)  # deu_Latn and de_DE name a script or country, too
     return {
         "license": arguments.license,
