@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from arms import ARMS, STUDENTS
 from datasets import Dataset, concatenate_datasets
-from tables import GIVEN, HERE, load, run_name
+from tables import GIVEN, HERE, Budget, asked_updates, by_budget, load, run_name, time_ratio
 from transformers import PreTrainedModel
 
 from hf_weight_distill import WeightDistillConfig, WeightDistiller, WeightDistillTrainingArguments
@@ -41,6 +41,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--student", required=True, choices=STUDENTS)
     parser.add_argument("--arms", required=True, nargs="+", choices=ARMS)
     parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument(
+        "--budget",
+        choices=("updates", "seconds"),
+        default="updates",
+        help="seconds: as many updates as an arm does in the processor time that fitted took for --updates; both must "
+        "stand in the results with so many",
+    )
     parser.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--sentences", type=int, help="train on the first so many pairs; without it on all of them")
@@ -99,8 +106,20 @@ def setting_of(options: argparse.Namespace, name: str, rate: float, seed: int) -
     """What the row of a run begins with."""
     setting = {"teacher": Path(options.teacher).name, "student": options.student, "arm": name, "seed": seed}
     setting |= {field: getattr(options, field) for field in GIVEN if getattr(options, field) is not None}
-    budget = {"budget": "updates", "updates": options.updates}
-    return setting | budget | {"learning_rate": rate, "phase1": ARMS[name].phase1}
+    setting |= {"budget": options.budget, "updates": options.updates}
+    if options.budget == "seconds":
+        setting |= {"updates": updates_in_time(options, name), "as_long_as": options.updates}
+    return setting | {"learning_rate": rate, "phase1": ARMS[name].phase1}
+
+
+def updates_in_time(options: argparse.Namespace, name: str) -> int:
+    """How many updates an arm does in the time that ``fitted`` took for ``--updates``."""
+    given = {field: getattr(options, field) for field in GIVEN if getattr(options, field) is not None}
+    rows = by_budget(load(options.results))[Budget(options.student, options.updates, **given)]
+    ours, theirs = ([row for row in rows if row["arm"] == arm and "cpu_seconds" in row] for arm in ("fitted", name))
+    if not ours or not theirs:
+        raise SystemExit(f"--budget seconds: run fitted and {name} with --budget updates first, to know their times")
+    return round(options.updates * time_ratio(ours, theirs))
 
 
 def run(options: argparse.Namespace, setting: dict) -> dict:
@@ -116,7 +135,7 @@ def run(options: argparse.Namespace, setting: dict) -> dict:
         distiller.teacher.cuda()
     train = features(options, distiller, arm.labels)
     started, cpu = time.perf_counter(), time.process_time()
-    first = round(arm.phase1 * options.updates)
+    first = round(arm.phase1 * setting["updates"])
     common = {"seed": seed, "tokens": options.tokens, **arm.args}
     torch.manual_seed(seed)
     try:
@@ -125,7 +144,7 @@ def run(options: argparse.Namespace, setting: dict) -> dict:
             output_dir=folder,
             generator_args=training_arguments(folder / "generator", first, rate, **common),
             finetune_args=training_arguments(
-                folder / "finetune", options.updates - first, rate * arm.finetune_rate, **common
+                folder / "finetune", setting["updates"] - first, rate * arm.finetune_rate, **common
             ),
             resume_from_checkpoint=folder.exists(),
         )
@@ -172,8 +191,8 @@ def finished(options: argparse.Namespace) -> set[tuple]:
 
 def identity(row: dict) -> tuple:
     """What makes a run that run and no other."""
-    fields = ("teacher", "student", *GIVEN, "arm", "updates", "learning_rate", "seed")
-    return tuple(row.get(field) for field in fields)
+    fields = ("teacher", "student", *GIVEN, "arm", "budget", "learning_rate", "seed")
+    return *(row.get(field) for field in fields), asked_updates(row)
 
 
 def main() -> None:

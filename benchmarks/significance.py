@@ -18,7 +18,7 @@ from tables import HERE, Budget, best, by_budget, cell, contest, load, mean, run
 
 from hf_weight_distill.data import load_pairs
 
-SUMMARY = "student|updates|dropout|sentences|seeds|best control|its BLEU|`fitted`|difference|p, each seed|chrF"
+SUMMARY = "student|updates|equal|dropout|sentences|seeds|best control|its BLEU|`fitted`|difference|p, each seed|chrF"
 PAIRS = "arm|seed|BLEU|baseline|p|chrF|baseline|p"
 
 
@@ -27,6 +27,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--student", help="one student only")
     parser.add_argument("--updates", type=int, help="one number of updates only")
+    parser.add_argument("--budget", choices=("updates", "seconds"), help="at equal updates or at equal time only")
     parser.add_argument("--dropout", type=float, help="one dropout only")
     parser.add_argument("--sentences", type=int, help="one size of the training set only, 0 for all of it")
     parser.add_argument("--baseline", help="compare with this arm; without it fitted with the best control")
@@ -69,7 +70,15 @@ def summary(options: argparse.Namespace, budget: Budget, rows: list[dict]) -> No
     difference = mean(ours, "test_bleu") - mean(theirs, "test_bleu")
     found = [bootstrap(options, *runs)["BLEU"][2] for runs in zip(theirs, ours, strict=True)]
     few = f"{budget.sentences:,}" if budget.sentences else "all"
-    line = [budget.student, f"{budget.updates:,}", f"{budget.dropout:g}", few, str(len(ours)), f"`{theirs[0]['arm']}`"]
+    line = [
+        budget.student,
+        f"{budget.updates:,}",
+        budget.budget,
+        f"{budget.dropout:g}",
+        few,
+        str(len(ours)),
+        f"`{theirs[0]['arm']}`",
+    ]
     line += [cell(theirs, "test_bleu"), cell(ours, "test_bleu"), f"{difference:+.1f}"]
     line += [", ".join(f"{p:.3f}" for p in found), ", ".join(cell(group, "test_chrf") for group in (theirs, ours))]
     print(f"| {' | '.join(line)} |", flush=True)

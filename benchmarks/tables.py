@@ -21,7 +21,9 @@ Made by `python benchmarks/tables.py` from `results.jsonl`. Each arm stands at i
 validation: mean and standard deviation over its seeds. The last column holds every rate that was tried with its
 mean validation BLEU; 0 is a run whose loss was no number any more. Minutes are of one CPU thread where the run
 recorded them, with the closed form, the teacher's forward passes and the scoring in them, and the wall clock of a
-busy machine where it did not (~). What the arms are, and what follows: [README.md](README.md)."""
+busy machine where it did not (~). "The time of 300 updates": the others have as many updates as they do in the
+processor time that `fitted` took for 300, its closed form included. What the arms are, and what follows:
+[README.md](README.md)."""
 COPIED = ("copied", "pca", "importance", "uniform")  # starts without reconstruction, trained on
 CONTROLS = (*COPIED, "opdf")
 OTHERWISE = ("-kl", "-both")  # with another objective or other labels
@@ -39,25 +41,45 @@ def run_name(row: dict) -> str:
 
 
 class Budget(NamedTuple):
-    """What the arms of a comparison share; ``sentences`` is 0 for all pairs of the training set."""
+    """What the arms of a comparison share.
+
+    ``sentences`` is 0 for all pairs of the training set. With ``budget="seconds"`` the arms have the processor time
+    that ``fitted`` took for ``updates``.
+    """
 
     student: str
     updates: int
     dropout: float = TEACHERS_DROPOUT
     sentences: int = 0
+    budget: str = "updates"
 
     def __str__(self) -> str:
         few = f", {self.sentences:,} sentences" if self.sentences else ""
-        return f"{self.student}, {self.updates:,} updates{few}, dropout {self.dropout:g}"
+        size = f"{self.updates:,} updates" if self.budget == "updates" else f"the time of {self.updates:,} updates"
+        return f"{self.student}, {size}{few}, dropout {self.dropout:g}"
 
 
 def by_budget(rows: list[dict]) -> dict[Budget, list[dict]]:
-    """Runs by what they share, in the order of the file."""
+    """Runs by what they share, in the order of the file; ``fitted`` stands beside the runs that have its time."""
     groups: dict[Budget, list[dict]] = defaultdict(list)
     for row in rows:
         shared = {field: row[field] for field in Budget._fields if field in row}
-        groups[Budget(**shared)].append(row)
+        groups[Budget(**shared | {"updates": asked_updates(row)})].append(row)
+    for budget in [budget for budget in groups if budget.budget == "seconds"]:
+        same = groups.get(budget._replace(budget="updates"), [])
+        groups[budget] = [row for row in same if row["arm"] == "fitted"] + groups[budget]
     return groups
+
+
+def asked_updates(row: dict) -> int:
+    """The number of updates that names a run's budget: its own, or those of ``fitted`` whose time it has."""
+    return row.get("as_long_as", row["updates"])
+
+
+def time_ratio(ours: list[dict], theirs: list[dict]) -> float:
+    """Processor time of a run of the one, in runs of the other; 1 where it was not recorded."""
+    timed = [[row for row in group if "cpu_seconds" in row] for group in (ours, theirs)]
+    return mean(timed[0], "cpu_seconds") / mean(timed[1], "cpu_seconds") if all(timed) else 1.0
 
 
 def by_rate(rows: list[dict]) -> dict[str, dict[float, list[dict]]]:
@@ -114,9 +136,8 @@ def table(rows: list[dict]) -> str:
         first = group[0]
         scores = " | ".join(cell(group, field) for field in ("validation_bleu", "test_bleu", "test_chrf"))
         tried = ", ".join(f"{r:g}: {mean(g, 'validation_bleu'):.1f}" for r, g in sorted(rates[first["arm"]].items()))
-        lines.append(
-            f"| `{first['arm']}` | {first['learning_rate']:g} | {len(group)} | {scores} | {cost(group)} | {tried} |"
-        )
+        name = f"`{first['arm']}`" + (f", {first['updates']:,} updates" if "as_long_as" in first else "")
+        lines.append(f"| {name} | {first['learning_rate']:g} | {len(group)} | {scores} | {cost(group)} | {tried} |")
     return "\n".join(lines)
 
 

@@ -80,8 +80,8 @@ def test_the_default_meets_the_best_control_on_the_seeds_that_both_have():
 def test_runs_on_part_of_the_training_set_stand_apart():
     few, all_pairs = row("pca", 1e-3, 1, 20.0, 30.0, sentences=500), row("pca", 1e-3, 1, 20.0, 30.0)
     assert tables.by_budget([few, all_pairs]) == {
-        ("4+1", 300, 0.1, 500): [few],
-        ("4+1", 300, 0.1, 0): [all_pairs],
+        ("4+1", 300, 0.1, 500, "updates"): [few],
+        ("4+1", 300, 0.1, 0, "updates"): [all_pairs],
     }
     assert tables.run_name(few) != tables.run_name(all_pairs)
 
@@ -105,14 +105,21 @@ def test_the_updates_that_a_control_needs_lie_on_a_line_in_their_logarithm():
 
 
 def test_in_the_same_time_a_control_gets_as_many_updates_more_as_its_updates_are_cheaper():
-    curves = importlib.import_module("curves")
     ours = [row("fitted", 1e-3, seed, 0, 0, cpu_seconds=seconds) for seed, seconds in enumerate((110.0, 130.0))]
     theirs = [row("pca", 1e-3, 1, 0, 0, cpu_seconds=100.0), row("pca", 1e-3, 2, 0, 0)]
-    assert curves.time_ratio(ours, theirs) == pytest.approx(1.2)
-    assert curves.time_ratio(ours, theirs[1:]) == 1.0  # not recorded
-    curve = {100: 10.0, 1_000: 20.0, 4_000: 30.0}
-    assert curves.reached(curve, 316) == "15.0" and curves.reached(curve, 2_000) == "25.0"
-    assert curves.reached(curve, 1_000) == "20.0" and curves.reached(curve, 4_001) == "not run"
+    assert tables.time_ratio(ours, theirs) == pytest.approx(1.2)
+    assert tables.time_ratio(ours, theirs[1:]) == 1.0  # not recorded
+
+
+def test_what_had_the_time_of_the_default_is_compared_with_it_and_with_nothing_else():
+    ours, theirs = row("fitted", 1e-3, 1, 30.0, 31.0), row("pca", 1e-3, 1, 20.0, 21.0)
+    longer = row("pca", 1e-3, 1, 22.0, 23.0) | {"budget": "seconds", "updates": 360, "as_long_as": 300}
+    groups = tables.by_budget([ours, theirs, longer])
+    assert groups == {
+        ("4+1", 300, 0.1, 0, "updates"): [ours, theirs],
+        ("4+1", 300, 0.1, 0, "seconds"): [ours, longer],
+    }
+    assert "`pca`, 360 updates" in tables.table(groups[("4+1", 300, 0.1, 0, "seconds")])
 
 
 # --- the whole way, with a tiny teacher ---
@@ -133,11 +140,11 @@ def made(tmp_path_factory):
     return folder
 
 
-def run(folder: Path) -> None:
+def run(folder: Path, *more: str) -> None:
     where = ("--teacher", folder / "teacher", "--data", folder, "--results", folder / "results.jsonl", "--tokens", 200)
     kept = ("--runs", folder / "runs", "--labels", folder / "labels", "--keep", folder / "students", "--num_beams", 1)
     what = ("--student", "4+1", "--updates", 4, "--arms", "copied-first", "fitted", "--dropout", 0)
-    call("run", *where, *kept, *what, "--threads", 1)
+    call("run", *where, *kept, *what, "--threads", 1, *more)
 
 
 def test_a_run_is_one_line_with_scores_that_its_translations_have(made):
@@ -163,6 +170,22 @@ def test_a_finished_run_is_not_run_again(made):
     assert (made / "results.jsonl").read_bytes() == before
 
 
+def test_at_equal_time_an_arm_gets_the_updates_of_its_time(made, tmp_path):
+    """On a copy of the results in which a run of the control took half as long as one of the default."""
+    seconds = {"copied-first": 10.0, "fitted": 20.0}
+    rows = [r | {"cpu_seconds": seconds[r["arm"]]} for r in tables.load(made / "results.jsonl")]
+    results = tmp_path / "results.jsonl"
+    results.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    equal = ("--results", results, "--keep", tmp_path, "--arms", "copied-first", "--budget", "seconds")
+    for _ in range(2):  # the second time it stands there
+        run(made, *equal)
+    assert [r["arm"] for r in tables.load(results)] == ["copied-first", "fitted", "copied-first"]
+    last = tables.load(results)[-1]
+    assert (last["budget"], last["updates"], last["as_long_as"]) == ("seconds", 8, 4) and "test_bleu" in last
+    with pytest.raises(SystemExit, match="run fitted and pca with --budget updates first"):
+        run(made, *equal, "--arms", "pca")
+
+
 def test_bootstrap_speed_and_picture_are_made_from_the_results(made, capsys):
     results = ("--results", made / "results.jsonl")
     arms_of = ("--baseline", "copied-first", "--arms", "fitted")
@@ -172,8 +195,9 @@ def test_bootstrap_speed_and_picture_are_made_from_the_results(made, capsys):
     call("significance", "--data", made, *results, "--resamples", 20)
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].split("|")[1:-1]]
     scores = {r["arm"]: r["test_bleu"] for r in tables.load(made / "results.jsonl")}
-    assert cells[:8] == ["4+1", "4", "0", "all", "1", "`copied-first`", *(f"{s:.1f}" for s in scores.values())]
-    assert cells[8] == f"{scores['fitted'] - scores['copied-first']:+.1f}" and 0 < float(cells[9]) <= 1
+    budget, bleu = ["4+1", "4", "updates", "0", "all", "1"], [f"{score:.1f}" for score in scores.values()]
+    assert cells[:9] == [*budget, "`copied-first`", *bleu]
+    assert cells[9] == f"{scores['fitted'] - scores['copied-first']:+.1f}" and 0 < float(cells[10]) <= 1
     students = sorted((made / "students").iterdir())
     models = ("--teacher", made / "teacher", "--data", made, "--students", *students)
     few = ("--runtimes", "transformers", "--beams", 1, "--batches", 2, "--sentences", 2, "--rounds", 1)
