@@ -1,10 +1,11 @@
-r"""Draws test BLEU against the number of updates: the default's start and the best control, a panel a student shape.
+r"""Draws test BLEU against the number of updates: the default, the best control and the paper's baseline by shape.
 
     python benchmarks/curves.py --dropout 0 --students 4+1 2+1 4+1-half 2+2-half --teacher_bleu 34.5 \
         --output docs/budgets.png
 
 Each point is an arm at its best learning rate on validation, the mean over its seeds, with their standard deviation
-where there are several; the control is the best one of its budget. ``--teacher_bleu`` is the line: the teacher's score.
+where there are several; the control is the best one of its budget. Beside them sequence-level knowledge distillation
+from random weights. ``--teacher_bleu`` is the broken line: the teacher's score.
 
 Printed: how many updates the control needs for what the default has (its BLEU on straight lines in the logarithm of the
 updates between its budgets), and how many it does in the processor time that the default took, closed form included.
@@ -16,9 +17,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import HERE, TEACHERS_DROPOUT, by_budget, contest, load, mean, spread, time_ratio
+from tables import HERE, TEACHERS_DROPOUT, best, by_budget, contest, load, mean, spread, time_ratio
 
 from hf_weight_distill.report.pictures import COLOURS, MARKERS
+
+LINES = OURS, CONTROL, RANDOM = "default: reconstructed", "best copied, projected or OPDF start", "random weights + KD"
 
 
 def parse() -> argparse.Namespace:
@@ -33,8 +36,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    contests = [
-        (budget, contest(rows))
+    budgets = [
+        (budget, lines(rows))
         for budget, rows in sorted(by_budget(load(options.results)).items())
         if not budget.sentences and budget.dropout == options.dropout and budget.budget == "updates"
     ]
@@ -44,31 +47,39 @@ def main() -> None:
     print("| student | updates | default | updates the control needs | control's updates in the same time |")
     print("|---|---|---|---|---|")
     for axes, student in zip(panels, options.students, strict=True):
-        budgets = {budget.updates: pair for budget, pair in contests if budget.student == student and pair is not None}
+        runs = {budget.updates: found for budget, found in budgets if budget.student == student}
         axes.axhline(options.teacher_bleu, color="black", linewidth=1, linestyle=(0, (4, 4)), label="teacher, beam")
-        curves: list[dict[int, float]] = []
-        for side, name in enumerate(("default: reconstructed", "best copied, projected or OPDF start")):
-            groups = [pair[side] for pair in budgets.values()]
-            scores = [mean(group, "test_bleu") for group in groups]
-            bars = [spread(group, "test_bleu") for group in groups]
-            curves.append(dict(zip(budgets, scores, strict=True)))
-            style = {"marker": MARKERS[side], "color": COLOURS[side], "capsize": 3, "label": name}
-            axes.errorbar(list(budgets), scores, yerr=bars, **style)
-        for updates, score in curves[0].items():
-            equal = round(updates * time_ratio(*budgets[updates]))
-            cells = [f"{updates:,}", f"{score:.1f}", needed(curves[1], score), f"{equal:,}"]
-            print(f"| {student} | {' | '.join(cells)} |")
+        for name, marker, colour in zip(LINES, MARKERS, COLOURS, strict=False):
+            groups = {updates: found[name] for updates, found in runs.items() if name in found}
+            scores = [mean(group, "test_bleu") for group in groups.values()]
+            bars = [spread(group, "test_bleu") for group in groups.values()]
+            axes.errorbar(list(groups), scores, bars, marker=marker, color=colour, capsize=3, label=name)
+            drawn |= groups.keys()
+        print_times(student, {updates: found for updates, found in runs.items() if OURS in found})
         axes.set(title=student, xscale="log", xlabel="updates")
-        drawn |= budgets.keys()
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("BLEU, test set, greedy")
     panels[0].set_xticks(sorted(drawn), [f"{updates:,}" for updates in sorted(drawn)], minor=False)
     for axes in panels:
         axes.minorticks_off()
         axes.tick_params(axis="x", rotation=60)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=150)
+
+
+def lines(rows: list[dict]) -> dict[str, list[dict]]:
+    """The runs of one budget by the line that they are a point of."""
+    random = [group for group in best(rows) if group[0]["arm"] == "random-seqkd"]
+    return dict(zip((OURS, CONTROL), contest(rows) or (), strict=False)) | dict(zip((RANDOM,), random, strict=False))
+
+
+def print_times(student: str, runs: dict[int, dict[str, list[dict]]]) -> None:
+    """A row a budget: what the control takes for what the default has, and gets in its time."""
+    control = {updates: mean(found[CONTROL], "test_bleu") for updates, found in runs.items()}
+    for updates, found in runs.items():
+        score, equal = mean(found[OURS], "test_bleu"), round(updates * time_ratio(found[OURS], found[CONTROL]))
+        print(f"| {student} | {updates:,} | {score:.1f} | {needed(control, score)} | {equal:,} |")
 
 
 def needed(curve: dict[int, float], score: float) -> str:
