@@ -69,7 +69,7 @@ def text_statistics(plan: WeightPlan, teacher: PreTrainedModel, batches: Iterabl
     A neuron or value dimension counts by the energy that it sends through the output matrix,
     ``E[a_j^2] * |W_{:,j}|^2``; a query-key dimension by ``E[q_j^2] * Var[k_j]`` (a constant key moves no softmax).
     """
-    stream = torch.zeros(2 * (plan.teacher_config.d_model,), dtype=torch.float64)
+    stream: dict[tuple[str, int], list[Tensor | int]] = {}
     sums: dict[tuple[str, int], list[Tensor | int]] = {}
     rows = {c.path: c.weight_class for c in plan.classes if c.weight_class.role == "linear"}
 
@@ -92,9 +92,11 @@ def text_statistics(plan: WeightPlan, teacher: PreTrainedModel, batches: Iterabl
         for batch in batches:
             masks.update(token_masks(teacher, batch))
             for stack, states in run_stacks(teacher, batch, output_hidden_states=True).items():
-                for state in states.hidden_states:
-                    stream += _stream_moment(state[masks[stack]], plan.family.mean_free_norm)
-    return Statistics(_unit_trace(stream).float(), _energies(plan, teacher, rows, sums))
+                for layer, state in enumerate(states.hidden_states):
+                    states_ND = _normalise(state[masks[stack]].float(), plan.family.mean_free_norm)
+                    _add(stream, (stack, layer), [states_ND.T @ states_ND, len(states_ND)])
+    moment_DD = sum(total_DD / tokens for total_DD, tokens in stream.values())
+    return Statistics(_unit_trace(moment_DD).float(), _energies(plan, teacher, rows, sums))
 
 
 def norm_statistics(
@@ -185,11 +187,6 @@ def _energies(plan: WeightPlan, teacher: PreTrainedModel, rows: dict, sums: dict
         axis = row.axes[1] if row.axes[0] == "model" else row.axes[0]
         energy[row.unit, axis] = energy[row.unit, axis] * torch.stack(layers).float().cpu()
     return dict(energy)
-
-
-def _stream_moment(states_ND: Tensor, mean_free: bool) -> Tensor:
-    states_ND = _normalise(states_ND.float(), mean_free)
-    return (states_ND.T @ states_ND / len(states_ND)).cpu().double()
 
 
 def in_double(values: Tensor) -> Tensor:

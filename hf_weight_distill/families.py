@@ -209,6 +209,15 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def scales_outputs(config: PretrainedConfig) -> bool:
+    """Whether the forward pass multiplies what the head reads by ``d_model ** -0.5``: T5's and UMT5's may, mT5's never.
+
+    Earlier releases of Transformers 5 have no setting for it and ask whether the head is tied.
+    """
+    tied = getattr(config, "tie_word_embeddings", True)
+    return config.model_type in ("t5", "umt5") and bool(getattr(config, "scale_decoder_outputs", tied))
+
+
 def family_of(config: PretrainedConfig) -> Family:
     """The table of a configuration's family.
 

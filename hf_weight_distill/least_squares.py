@@ -224,7 +224,7 @@ def _ridge(gram: Tensor, product: Tensor, weight: Tensor, bias: Tensor | None = 
     before = [weight.T] if bias is None else [weight.T, bias[None]]
     size = sum(len(part) for part in before)
     gram, product, before = gram[:size, :size], product[:size], in_double(torch.cat(before)).to(product)
-    ridge = RIDGE * gram.diagonal().mean()
+    ridge = RIDGE * gram.diagonal().mean().clamp_min(1e-30)  # inputs that are all zero leave what stood there
     system = gram + ridge * torch.eye(size).to(gram)
     solution = torch.linalg.solve(system, product + ridge * before).float()
     return [solution.T] if bias is None else [solution[:-1].T, solution[-1]]

@@ -10,7 +10,8 @@ stacks: the student's state is meant to be :math:`x' = R^\top x`. Then, for a li
 * a matrix that reads the stream becomes :math:`W R`, one that writes it :math:`R^\top W`, its bias :math:`R^\top b`;
 * embeddings become :math:`c\,E R`; where a family multiplies embeddings by :math:`\sqrt{d}`, :math:`c = \sqrt{d_t/d_s}`
   keeps the product. A tied head reads the same matrix, so that the norm in front of it is scaled by what keeps the
-  logits: :math:`\kappa = a_t / (c\, a_s)`, with :math:`a` the family's factor on tied logits (T5: :math:`d^{-1/2}`).
+  logits: :math:`\kappa = a_t / (c\, a_s)`, with :math:`a` the family's factor on logits (T5: :math:`d^{-1/2}`). In
+  front of a head of its own :math:`\kappa = a_t / a_s`.
 * LayerNorm subtracts the mean, that is the component along :math:`u = 1/\sqrt d`. ``R`` maps the teacher's ``u`` to the
   student's, so that both subtract the same thing: :math:`R = u_t u_s^\top + V O U_s^\top`, with ``V`` the principal
   components of the centred states, ``U_s`` a basis of what is orthogonal to ``u_s`` and ``O`` a rotation that is free.
@@ -32,6 +33,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .calibration import Batch, NormMoments, Statistics, fit_norm, norm_statistics, text_statistics, weight_statistics
+from .families import scales_outputs
 from .least_squares import reconstruct
 from .plan import ClassPlan, WeightPlan, fixed_tensors, layer_count, stock_student, tensors_of
 from .sources.base import ClassStart, Projection, contract
@@ -223,12 +225,13 @@ class _Builder:
         return (old.d_model / new.d_model) ** 0.5 if getattr(old, "scale_embedding", False) else 1.0
 
     def _output_scale(self, c: ClassPlan) -> Tensor:
-        """kappa, on the norm in front of a tied head."""
+        """kappa, on the norm in front of the head."""
         scale = torch.ones(len(c.groups))
-        if c.path.rpartition(".")[0] == self.plan.family.output_norm and not self._own_head():
+        if c.path.rpartition(".")[0] == self.plan.family.output_norm:
             old, new = self.plan.teacher_config, self.plan.student_config
-            scale[-1] = 1 / self._embedding_scale()
-            if self.plan.family.own_head_size and getattr(old, "scale_decoder_outputs", True):
+            if not self._own_head():
+                scale[-1] /= self._embedding_scale()
+            if scales_outputs(old):
                 scale[-1] *= (new.d_model / old.d_model) ** 0.5
         return scale
 

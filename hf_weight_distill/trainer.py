@@ -172,7 +172,8 @@ class WeightDistillTrainer(Seq2SeqTrainer):
     The loss is :math:`\frac{1}{N}\sum_k w_k L_k`, where each objective :math:`L_k` is a sum over label tokens and ``N``
     is their number in the whole batch, over accumulation steps and processes. Each objective is logged by its name, per
     label token and before its weight. ``eval_loss`` is always the plain cross-entropy with the labels, whatever is
-    trained, so that runs compare.
+    trained, so that runs compare: as in ``Trainer`` the mean of each evaluation batch over its tokens, then over
+    batches by their sentences.
 
     Args:
         model: phase-1 module or stock seq2seq model.

@@ -1,5 +1,6 @@
 """Objectives: a sum over label tokens, against naive loops and closed forms."""
 
+import copy
 import math
 
 import pytest
@@ -66,13 +67,9 @@ def test_bad_settings(weights, message):
 
 
 @pytest.mark.parametrize("name", [n for n, o in OBJECTIVES.items() if "exposed" not in o.needs])
-def test_contract_finite_scalar_with_gradient_to_the_student_alone(name):
-    """Every objective: a scalar, differentiable in the student, indifferent to what lies under -100."""
-    objective, student, teacher = (
-        OBJECTIVES[name](),
-        tiny_teacher("marian"),
-        tiny_teacher("marian").requires_grad_(False),
-    )
+def test_contract_finite_scalar_with_gradient_to_the_student(name):
+    """Every objective: a scalar, differentiable in the student, indifferent to what lies on padding."""
+    student, teacher = tiny_teacher("marian"), tiny_teacher("marian")
     with torch.no_grad():
         for p in student.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -80,7 +77,25 @@ def test_contract_finite_scalar_with_gradient_to_the_student_alone(name):
     both = [m(**batch, output_hidden_states=True, output_attentions=True) for m in (student, teacher)]
     for out in both:
         out["encoder_mask"] = batch["attention_mask"]
-    value = objective(*both, batch["labels"])
+    value = OBJECTIVES[name]()(*both, batch["labels"])
     assert value.dim() == 0 and torch.isfinite(value)
-    value.backward()
+    value.backward(retain_graph=True)
     assert student.model.encoder.layers[0].fc1.weight.grad.any()
+    noisy = [with_noise_on_padding(out, batch) for out in both]
+    torch.testing.assert_close(OBJECTIVES[name]()(*noisy, batch["labels"]), value)
+
+
+def with_noise_on_padding(outputs, batch):
+    """Outputs of a model, with something else where no token stands."""
+    padding = {"encoder": batch["attention_mask"] == 0, "decoder": batch["labels"] == -100}
+
+    def noisy(states, stack):
+        return torch.where(padding[stack][..., None], torch.randn_like(states), states)
+
+    changed = copy.copy(outputs)
+    changed["logits"] = noisy(outputs.logits, "decoder")
+    changed["encoder_last_hidden_state"] = noisy(outputs.encoder_last_hidden_state, "encoder")
+    for stack in padding:
+        name = f"{stack}_hidden_states"
+        changed[name] = tuple(noisy(states, stack) for states in outputs[name])
+    return changed

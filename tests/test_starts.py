@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from models import FAMILIES, random_batch, tiny_teacher
+from models import FAMILIES, GATED, T5_LIKE, random_batch, tiny_teacher
+from transformers import MT5Config, MT5ForConditionalGeneration
 
 from hf_weight_distill import StudentShape, build_plan
 from hf_weight_distill.calibration import fit_norm, norm_statistics, text_statistics, weight_statistics
@@ -28,7 +29,7 @@ def batches_of(model, count=3):
 
 def isometry(family, wide, narrow):
     """R with orthonormal columns; for LayerNorm it carries the mean's direction over."""
-    if family == "t5":
+    if family != "marian":
         return torch.linalg.qr(torch.randn(wide, narrow)).Q
     u_t, u_s = torch.full((wide, 1), wide**-0.5), torch.full((narrow, 1), narrow**-0.5)
     V = torch.linalg.qr(torch.cat([u_t, torch.randn(wide, narrow - 1)], 1)).Q[:, 1:]
@@ -63,21 +64,31 @@ def embedded(tensor, c, R, places):
     return tensor
 
 
+def head_of(family):
+    """A teacher, with heads that the usual checkpoints do not have."""
+    if family == "tied mt5":
+        return MT5ForConditionalGeneration(MT5Config(**T5_LIKE, **GATED))
+    model = tiny_teacher("flan-t5" if family == "t5, own scaled head" else family)
+    if family == "t5, own scaled head":
+        model.config.scale_decoder_outputs = True
+    return model
+
+
 def embedded_teacher(family, head_size=4, heads=4):
     """A teacher of width 16 that computes what a model of width 8 computes, and that model.
 
     The smaller model's neurons and heads stand at random places; everything else of the teacher is zero, the norm
     weights are constants, which every projection carries over.
     """
-    wide = tiny_teacher(family)
+    wide = head_of(family)
     shape = StudentShape(d_model=8, ffn_dim=12, attention_heads=8 // head_size)
-    if family == "t5":
+    if family != "marian":
         shape = StudentShape(d_model=8, ffn_dim=12, attention_heads=2, d_kv=head_size)
     plan = build_plan(wide, shape)
     narrow = stock_student(wide, plan.student_config, device="cpu")
     small, large = tensors_of(narrow), tensors_of(wide)
     R = isometry(family, 16, 8)
-    kept_heads = torch.randperm(4)[: 8 // head_size if family != "t5" else 2].sort().values
+    kept_heads = torch.randperm(4)[: 8 // head_size if family == "marian" else 2].sort().values
     inner = (kept_heads[:, None] * 4 + torch.randperm(4)[:head_size].sort().values).flatten()
     neurons = torch.randperm(24)[:12].sort().values
     scale = 2**-0.5 if family == "marian" else 1.0  # embeddings are multiplied by sqrt(d)
@@ -93,8 +104,8 @@ def embedded_teacher(family, head_size=4, heads=4):
                     tensor = tensor * (4 / head_size) ** 0.25
                 large[name].copy_(tensor * (scale if c.weight_class.role == "embedding" else 1))
         head = TABLES[plan.teacher_config.model_type].output_norm.format(3)
-        for part in (".weight", ".bias"):  # the tied head's own factor
-            if head + part in large:
+        for part in (".weight", ".bias"):  # the head's own factor; mT5 has none
+            if head + part in large and family != "tied mt5":
                 large[head + part].mul_(2**0.5)
         for name in plan.constants:
             large[name].copy_(small[name] @ R.T)
@@ -104,7 +115,10 @@ def embedded_teacher(family, head_size=4, heads=4):
 
 
 @pytest.mark.parametrize("with_text", [True, False], ids=["text", "weights alone"])
-@pytest.mark.parametrize("family, head_size", [("marian", 4), ("marian", 2), ("t5", 4), ("t5", 2)])
+@pytest.mark.parametrize(
+    "family, head_size",
+    [("marian", 4), ("marian", 2), ("t5", 4), ("t5", 2), ("tied mt5", 4), ("t5, own scaled head", 4)],
+)
 def test_a_smaller_model_inside_the_teacher_is_found(family, head_size, with_text):
     torch.manual_seed(3)
     teacher, small, shape = embedded_teacher(family, head_size)
@@ -214,14 +228,15 @@ def test_padding_and_batching_change_no_statistic(family):
     for key, energy in together.energy.items():
         torch.testing.assert_close(alone.energy[key], energy, atol=1e-7, rtol=1e-4)
     naive = 0
-    for row in rows:  # token by token
-        outputs = teacher(**row, output_hidden_states=True)
-        for states in outputs.encoder_hidden_states + outputs.decoder_hidden_states:
-            for x in states[0].detach():
-                x = x - x.mean() if family == "marian" else x
-                naive = naive + torch.outer(x, x) / x.square().sum() / len(states[0])
-    assert torch.trace(together.stream_DD).item() == pytest.approx(1, abs=1e-5)
-    torch.testing.assert_close(alone.stream_DD, naive / torch.trace(naive), atol=1e-5, rtol=1e-3)
+    for stack in ("encoder", "decoder"):
+        outputs = [teacher(**row, output_hidden_states=True)[f"{stack}_hidden_states"] for row in rows]
+        tokens = sum(len(states[0][0]) for states in outputs)
+        for x in torch.cat([state[0].detach() for states in outputs for state in states]):  # token by token
+            x = x - x.mean() if family == "marian" else x
+            naive = naive + torch.outer(x, x) / x.square().sum() / tokens
+    for statistics in (together, alone):
+        assert torch.trace(statistics.stream_DD).item() == pytest.approx(1, abs=1e-5)
+        torch.testing.assert_close(statistics.stream_DD, naive / torch.trace(naive), atol=1e-6, rtol=1e-4)
 
 
 def test_neuron_energy_is_the_naive_sum():

@@ -14,13 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, GenerationConfig
 
 from ..evaluation import input_limit
+from ..families import scales_outputs
 from .base import STUDENT, Format, Reference
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-# Which setting makes a family's forward divide the decoder's output by the root of the width. mT5 has none.
-SCALED_BY = {"t5": "scale_decoder_outputs", "umt5": "tie_word_embeddings"}
 
 
 class CTranslate2(Format):
@@ -161,7 +159,7 @@ class _Converter(TransformersConverter):
         model = super().load_model(model_class, model_name_or_path, **kwargs)
         config, encoder = model.config, model.get_encoder()
         if hasattr(config, "num_decoder_layers"):  # T5 and its kin: the converter scales the outputs where this is true
-            config.tie_word_embeddings = bool(getattr(config, SCALED_BY.get(config.model_type, ""), False))
+            config.tie_word_embeddings = scales_outputs(config)
         else:
             config.normalize_before = hasattr(encoder, "layer_norm")
             config.normalize_embedding = hasattr(encoder, "layernorm_embedding")
