@@ -1,9 +1,11 @@
 """What the user decides: the student's shape and how it is distilled. Frozen, self-checking, to and from JSON."""
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,6 +56,16 @@ def name_of(kind: Any) -> str:
     return name.replace("typing.", "").replace("float", "number")
 
 
+def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuses the first unknown name, with the one that was probably meant."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+            raise ValueError(f"{where}: unknown {name!r}; {hint}")
+
+
 @dataclass(frozen=True)
 class StudentShape:
     """Shape of the student; what is ``None`` stays as the teacher has it.
@@ -91,7 +103,9 @@ class StudentShape:
         for name in ("encoder_groups", "decoder_groups"):
             groups = getattr(self, name)
             if groups is not None:
-                object.__setattr__(self, name, tuple(tuple(int(layer) for layer in group) for group in groups))
+                if not fits(groups, tuple[tuple[int, ...], ...]):
+                    raise ValueError(f"{name}={groups!r}: expected numbers of layers in groups, as ((0, 1), (2, 3, 4))")
+                object.__setattr__(self, name, tuple(map(tuple, groups)))
                 self._check_groups(name)
         for name in ("ffn_dim", "attention_heads"):
             value = getattr(self, name)

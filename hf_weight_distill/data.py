@@ -8,6 +8,7 @@ Mistakes in the data are `ValueError`s that say what was found, what was expecte
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,7 +51,8 @@ _EXPECTED = {
     "parquet": "a Parquet file with rows",
 }
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?")
-_ROWS_LOOKED_AT = 8
+_ROWS_LOOKED_AT, _ROWS_HASHED = 8, 64
+_IDS = ["input_ids", "labels"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -168,6 +170,11 @@ def _open(data: Any, split: str | None, default: str | None, streaming: bool) ->
             "'built-in', a path or a Hub id"
         )
     return opened.to_iterable_dataset() if streaming and isinstance(opened, Dataset) else opened
+
+
+def open_table(data: Any, default_split: str | None = None) -> Dataset | IterableDataset:
+    """What :func:`load_pairs` takes as one table, with all of its columns."""
+    return _open(data, None, default_split, streaming=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -330,6 +337,19 @@ def _count_dropped(before: int, kept: Dataset, source: str, target: str) -> Data
 # ---------------------------------------------------------------------------------------------------------------------
 # Features
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def fingerprint(features: Dataset | IterableDataset) -> str | None:
+    """What tells data sets of features apart: their length and first rows. A stream, which may come mixed, has none."""
+    from datasets import Dataset
+
+    if not isinstance(features, Dataset):
+        return None
+    rows = features.select(range(min(len(features), _ROWS_HASHED))).with_format(None).select_columns(_IDS)
+    digest = hashlib.sha256(str(len(features)).encode())
+    for row in rows:
+        digest.update(repr([list(map(int, row[name])) for name in _IDS]).encode())
+    return digest.hexdigest()
 
 
 def _encode(

@@ -1,7 +1,9 @@
 """One trainer for both phases: a ``Seq2SeqTrainer`` with our objectives."""
 
 import os
+import typing
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
@@ -20,8 +22,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
+from .config import check_names, fits, name_of
 from .data import TokenBatchSampler
 from .model import WeightDistillModel
 from .objectives import Objective
@@ -37,10 +40,11 @@ _ALWAYS_TOLD = (
     "optim",
     "seed",
 )
-_NOT_ABOUT_TRAINING = (
+_OF_THE_MACHINE = (
     *("output_dir", "run_name", "project", "trackio", "hub_", "push_to_hub", "report_to", "resume_from_checkpoint"),
-    *("log", "save_", "disable_tqdm", "dataloader_", "use_cpu", "do_", "generation_config"),
+    *("disable_tqdm", "use_cpu", "do_", "generation_config"),
 )
+_NOT_ABOUT_TRAINING = (*_OF_THE_MACHINE, "log", "save_", "dataloader_")
 
 
 @dataclass
@@ -75,9 +79,16 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
 
     def description(self) -> dict[str, Any]:
         """What is needed to train in the same way, as plain values; no paths, and nothing of accounts."""
+        return {"processes": self.world_size} | about_training(self._given())
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments that repeat the phase: those of :meth:`description`, and when it evaluates, logs and saves."""
+        return self._given() | {"max_steps": self.max_steps, "num_train_epochs": self.num_train_epochs}
+
+    def _given(self) -> dict[str, Any]:
         plain = type(self)(self.output_dir, use_cpu=self.use_cpu)
-        shown = {"processes": self.world_size}
-        for name in (f.name for f in fields(self) if f.init and not f.name.startswith(_NOT_ABOUT_TRAINING)):
+        shown = {}
+        for name in (f.name for f in fields(self) if f.init and not f.name.startswith(_OF_THE_MACHINE)):
             value = getattr(self, name)
             if name in _ALWAYS_TOLD or str(value) != str(getattr(plain, name)):
                 is_path = isinstance(value, str) and os.sep in value
@@ -86,10 +97,37 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
             shown.pop("per_device_train_batch_size")  # which it replaces
         return shown
 
-    def settings(self) -> dict[str, Any]:
-        """:meth:`description` as arguments that train in the same way."""
-        shown = {name: value for name, value in self.description().items() if name != "processes"}
-        return shown | {"max_steps": self.max_steps, "num_train_epochs": self.num_train_epochs}
+
+def check_arguments(where: str, values: dict[str, Any]) -> None:
+    """Whether arguments of a phase have the names and types of :class:`WeightDistillTrainingArguments`.
+
+    Numbers and truth values alone are looked at: ``bf16="off"`` is a text, which would count as true.
+
+    Raises:
+        ValueError: an unknown name, a wrong type, or a folder, which is the run's to choose.
+    """
+    if "output_dir" in values:
+        raise ValueError(
+            f"{where}: output_dir={values['output_dir']!r}, but the run's own output_dir holds both phases"
+        )
+    check_names(where, values, [field.name for field in fields(WeightDistillTrainingArguments) if field.init])
+    kinds = typing.get_type_hints(WeightDistillTrainingArguments)
+    for name, value in values.items():
+        inside = {kinds[name], *typing.get_args(kinds[name])}
+        if inside & {bool, int, float} and not fits(value, kinds[name]):
+            expected = "true or false" if bool in inside else name_of(kinds[name])
+            raise ValueError(f"{where}: {name}={value!r}, expected {expected}")
+
+
+def about_training(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Without what changes no update."""
+    return {name: value for name, value in arguments.items() if not name.startswith(_NOT_ABOUT_TRAINING)}
+
+
+def last_checkpoint(folder: str | os.PathLike) -> str | None:
+    """The newest whole checkpoint of a phase; the trainer writes its state last, and may be interrupted before."""
+    whole = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / TRAINER_STATE_NAME).is_file()]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
 def _plain(value: Any) -> Any:

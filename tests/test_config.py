@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from hf_weight_distill import WeightDistillConfig
+from hf_weight_distill import StudentShape, WeightDistillConfig
 
 NAN = float("nan")
 
@@ -27,6 +27,12 @@ NAN = float("nan")
 def test_a_value_of_another_type_is_refused(values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         WeightDistillConfig(**values)
+
+
+@pytest.mark.parametrize("groups", [(0, 1), [[0, "x"]], 3, [[0, True]]])
+def test_groups_are_groups_of_numbers(groups):
+    with pytest.raises(ValueError, match=re.escape(f"encoder_groups={groups!r}: expected numbers of layers in groups")):
+        StudentShape(encoder_groups=groups)
 
 
 def test_whole_numbers_are_numbers_and_none_may_stand_where_it_is_named():

@@ -1,6 +1,7 @@
 """Teacher in, student out: the whole way on tiny models, what comes out, and what is refused."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,20 @@ def test_any_family_without_a_tokenizer(family, tmp_path):
     assert type(student) is type(distiller.teacher)
 
 
+def test_a_student_with_large_logits_is_saved_by_the_kernel_that_it_was_made_with(tmp_path):
+    teacher = tiny_teacher("t5")
+    teacher.set_attn_implementation("eager")
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.mul_(6)
+    logits = module.probe_logits(teacher)
+    teacher.set_attn_implementation("sdpa")
+    assert (module.probe_logits(teacher) - logits).abs().max() > 2e-4, "the kernels must differ for this test"
+    teacher.set_attn_implementation("eager")
+    WeightDistiller(teacher, student=StudentShape()).save_pretrained(tmp_path / "student")
+    assert (tmp_path / "student" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("random", [False, True])
 def test_every_run_writes_what_repeats_it(marian, tmp_path, random):
     options = {"source_options": RECIPES["paper"].source_options, "start": "random"} if random else {}
@@ -107,6 +122,30 @@ def test_the_model_before_training_is_the_start(marian):
     assert all(torch.equal(weights[n], t) for n, t in tensors_of(student).items())
     before = distiller.teacher.model.decoder.layers[-1].state_dict()
     assert all(torch.equal(t, before[n]) for n, t in student.model.decoder.layers[0].state_dict().items())
+
+
+def test_features_may_lie_in_splits_and_folders(marian, tmp_path):
+    distiller = load(marian, config=replace(CONFIG, pseudo_labels="none"))
+    features = distiller.features(PAIRS)
+    splits = DatasetDict({"train": features, "validation": features.select([0])})
+    splits.save_to_disk(tmp_path / "features")
+    for data in (splits, str(tmp_path / "features"), tmp_path / "features"):
+        assert distiller.features(data)[:] == features[:]
+        assert distiller.features(data, default_split="validation")[:] == features[:1]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"max_step": 3}, "finetune_args: unknown 'max_step'; did you mean 'max_steps'?"),
+        ({"learning_rate": "1e-3"}, "finetune_args: learning_rate='1e-3', expected number"),
+        ({"output_dir": "elsewhere"}, "finetune_args: output_dir='elsewhere', but the run's own"),
+    ],
+)
+def test_wrong_arguments_of_a_phase_are_named_before_anything_is_written(marian, tmp_path, args, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load(marian, config=replace(CONFIG, finetune_args=args)).distill(PAIRS, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("labels, rows", [("none", 5), ("replace", 5), ("augment", 10)])
@@ -288,6 +327,42 @@ def test_resume_goes_on_where_it_stopped_and_ends_the_same(marian, tmp_path, sto
     monkeypatch.setattr(module.WeightDistillTrainer, "training_step", real)
     resumed = load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "cut", resume_from_checkpoint=True)
     assert all(torch.equal(t, tensors_of(resumed)[n]) for n, t in tensors_of(whole).items())
+
+
+def test_a_checkpoint_that_was_not_finished_is_passed_over(marian, tmp_path):
+    config = replace(CONFIG, finetune_args=FAST | {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None})
+    whole = load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
+    (tmp_path / "run" / "finetune" / "checkpoint-3" / "trainer_state.json").unlink()  # what the trainer writes last
+    resumed = load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True)
+    assert all(torch.equal(t, tensors_of(resumed)[n]) for n, t in tensors_of(whole).items())
+    assert (tmp_path / "run" / "finetune" / "checkpoint-3" / "trainer_state.json").exists()
+
+
+def test_checkpoints_of_another_run_are_no_ones(marian, tmp_path):
+    args = arguments(tmp_path / "mine", max_steps=2, save_strategy="steps", save_steps=1)
+    load(marian).distill(PAIRS, output_dir=tmp_path / "a", finetune_args=args)
+    with pytest.raises(ValueError, match=r"mine/checkpoint-2' is of another run, and resuming would take it"):
+        load(marian).distill(PAIRS, output_dir=tmp_path / "b", finetune_args=args)
+    assert not (tmp_path / "b").exists()
+
+
+def test_resume_with_other_data_is_refused(marian, tmp_path):
+    config = replace(CONFIG, pseudo_labels="none")
+    load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
+    with pytest.raises(ValueError, match="was started with other data"):
+        other = PAIRS.select([0, 2, 1, 3, 4])
+        load(marian, config=config).distill(other, output_dir=tmp_path / "run", resume_from_checkpoint=True)
+
+
+def test_when_a_run_logs_and_saves_may_change_on_resuming_and_is_repeated(marian, tmp_path):
+    often = arguments(tmp_path / "mine", max_steps=2, logging_steps=1, eval_strategy="epoch", save_strategy="epoch")
+    load(marian).distill(PAIRS, PAIRS, output_dir=tmp_path / "run", finetune_args=often)
+    written = yaml.safe_load((tmp_path / "run" / "weight_distill.yaml").read_text())["config"]["finetune_args"]
+    assert written.items() >= {"logging_steps": 1, "eval_strategy": "epoch", "save_strategy": "epoch"}.items()
+    assert "output_dir" not in written
+    seldom = arguments(tmp_path / "mine", max_steps=2, logging_steps=2, eval_strategy="epoch", save_strategy="no")
+    options = {"finetune_args": seldom, "resume_from_checkpoint": True}
+    load(marian).distill(PAIRS, PAIRS, output_dir=tmp_path / "run", **options)
 
 
 def test_resuming_a_run_that_is_over_changes_nothing(marian, tmp_path):

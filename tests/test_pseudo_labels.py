@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 
-from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels
+from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
 from hf_weight_distill.teachers.resumable import teacher_fingerprint
 
 OPTIONS = {"num_beams": 2, "batch_size": 2, "max_target_length": 10, "shard_size": 4, "progress": False}
@@ -33,6 +33,16 @@ def make_pairs(sources=SENTENCES):
 @pytest.fixture
 def pairs():
     return make_pairs()
+
+
+def test_sources_that_the_teacher_left_unanswered_are_counted():
+    columns = {"source": ["a", "b", "c"], "target": ["x", "y", "z"], "teacher_target": ["A", " ", ""]}
+    with pytest.warns(UserWarning, match="the teacher left 2 of 3 sources unanswered"):
+        kept = teacher_pairs(datasets.Dataset.from_dict(columns))
+    assert kept[:] == {"source": ["a"], "target": ["A"]}
+    nothing = datasets.Dataset.from_dict(columns | {"teacher_target": [""] * 3})
+    with pytest.raises(ValueError, match="the teacher answered none of 3 sources: check its languages"):
+        teacher_pairs(nothing)
 
 
 class Interrupted(RuntimeError):

@@ -286,6 +286,16 @@ def numbered(ids, small):
     return ids.clone().apply_(numbers.__getitem__)
 
 
+@pytest.mark.parametrize("case, code", [("nllb", "deu_Latn"), ("mbart", "de_DE"), ("mbart50", "de_DE")])
+def test_a_language_is_no_piece_of_a_word(case, code, teachers):
+    teacher, tokenizer = (copy.deepcopy(part) for part in teachers(case))
+    set_languages(tokenizer, teacher, None, code)
+    assert tokenizer.tgt_lang == code
+    piece = next(token for token, i in tokenizer.get_vocab().items() if i not in tokenizer.added_tokens_decoder)
+    with pytest.raises(ValueError, match="does not know this language"):
+        set_languages(tokenizer, teacher, None, piece)
+
+
 # --- the same teacher, only smaller ----------------------------------------------------------------------------------
 
 

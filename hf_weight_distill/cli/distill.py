@@ -1,23 +1,21 @@
 """``hf-weight-distill distill``: makes a student."""
 
 import argparse
-import dataclasses
 import gc
 import shlex
-import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..config import WeightDistillConfig, fits, name_of
+from ..config import WeightDistillConfig
 from ..files import check_folder
 from ..recipes import RECIPES
 from ..record import RUN_FILE, SCORES_FILE, read_settings, write_settings
 from .flags import SPELLING, add_comparison, add_shape, add_teacher, add_texts
 from .job import COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, PHASES, Job, job_of
 from .loading import PROGRAM, USUAL_SPLITS, load_distiller, load_pairs, quiet, say, users_own
-from .values import add_fields, check_names
+from .values import add_fields
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -132,29 +130,18 @@ def _check_evaluation(job: Job) -> None:
 
 def _check_settings(distiller: "WeightDistiller", run: Path, evaluates: bool) -> "WeightDistillTrainingArguments":
     """What ``distill`` would refuse, and wrong training arguments; the first phase's arguments are returned."""
-    from ..trainer import WeightDistillTrainingArguments
+    from ..trainer import check_arguments
 
     config = distiller.config
     phases = []
     for name in PHASES:
-        _check_arguments(name, getattr(config, name), WeightDistillTrainingArguments)
+        check_arguments(name, getattr(config, name))
         with users_own(name):
             phases.append(distiller._arguments(getattr(config, name), run / name.removesuffix("_args"), evaluates))
             _check_reports(phases[-1])
     distiller._check_lengths()
     distiller._check_run(run, *phases, resume=True)  # folders are looked at in _check_folders
     return phases[0]
-
-
-def _check_arguments(where: str, values: dict[str, Any], cls: type) -> None:
-    """Names, and numbers and truth values; ``bf16=off`` is a text, which would count as true."""
-    check_names(where, values, [field.name for field in dataclasses.fields(cls) if field.init])
-    kinds = typing.get_type_hints(cls)
-    for name, value in values.items():
-        inside = {kinds[name], *typing.get_args(kinds[name])}
-        if inside & {bool, int, float} and not fits(value, kinds[name]):
-            expected = "true or false" if bool in inside else name_of(kinds[name])
-            raise ValueError(f"{where}: {name}={value!r}, expected {expected}")
 
 
 def _check_reports(args: "WeightDistillTrainingArguments") -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import StudentShape, WeightDistillConfig, fits, name_of
+from ..config import StudentShape, WeightDistillConfig, check_names, fits, name_of
 from ..recipes import recipe_config
-from .values import GONE, check_names, given_fields, load_yaml, merge_flags
+from .values import GONE, given_fields, load_yaml, merge_flags
 
 DATA_FLAGS = {
     "train": "training pairs: a .json, .jsonl, .csv, .tsv (each also .gz) or .parquet file, a folder written by "

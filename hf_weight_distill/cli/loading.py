@@ -122,7 +122,7 @@ def set_languages(
         if not hasattr(tokenizer, name):
             raise ValueError(f"--{name} {code}: a {kind} has no languages to choose from; leave it out")
         token = _language_token(tokenizer, code)
-        if token in (None, tokenizer.unk_token_id):
+        if token is None:
             raise ValueError(f"--{name} {code}: the {kind} does not know this language; use its own code")
         setattr(tokenizer, name, code)
         if name == "tgt_lang":
@@ -132,7 +132,9 @@ def set_languages(
 
 def _language_token(tokenizer: "PreTrainedTokenizerBase", code: str) -> int | None:
     if not hasattr(tokenizer, "get_lang_id"):
-        return tokenizer.convert_tokens_to_ids(code)
+        token = tokenizer.convert_tokens_to_ids(code)
+        known = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+        return token if token in known else None  # a piece of a word, such as "de", is no language
     try:
         return tokenizer.get_lang_id(code)  # M2M100: its token is __de__
     except KeyError:

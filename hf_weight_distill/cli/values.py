@@ -3,12 +3,11 @@
 import argparse
 import ast
 import dataclasses
-import difflib
 import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,13 +180,3 @@ def merge_flags(values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]
             flag = {key: value for key, value in entries.items() if value is not GONE}
         merged[name] = flag
     return merged
-
-
-def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuses the first unknown name, with the one that was probably meant."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
-            raise ValueError(f"{where}: unknown {name!r}; {hint}")

@@ -23,6 +23,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,9 +222,20 @@ def teacher_pairs(labelled: datasets.Dataset) -> datasets.Dataset:
 
     Args:
         labelled: what :func:`generate_pseudo_labels` returned.
+
+    Raises:
+        ValueError: it left all of them empty.
     """
     taught = labelled.select_columns(["source", "teacher_target"]).rename_column("teacher_target", "target")
-    return taught.filter(_has_target)
+    kept = taught.filter(_has_target)
+    if not len(kept):
+        raise ValueError(
+            f"the teacher answered none of {len(taught)} sources: check its languages, its prefix and its generation "
+            "settings"
+        )
+    if len(kept) < len(taught):
+        warnings.warn(f"the teacher left {len(taught) - len(kept)} of {len(taught)} sources unanswered", stacklevel=2)
+    return kept
 
 
 def _has_target(row: dict[str, str]) -> bool:
