@@ -206,7 +206,7 @@ def test_the_examples_of_extending_keep_the_contracts(tmp_path, monkeypatch, reg
     test_sources.test_a_seed_repeats_exactly(source)
     test_sources.test_only_what_is_trained_is_saved(source)
     test_sources.test_a_reloaded_state_gives_the_same_student(source)
-    test_objectives.test_contract_finite_scalar_with_gradient_to_the_student_alone("reverse_kl")
+    test_objectives.test_contract_finite_scalar_with_gradient_to_the_student("reverse_kl")
     student, teacher, labels = test_objectives.outputs(0), test_objectives.outputs(1), test_objectives.LABELS
     total = 0.0
     for i, j in torch.nonzero(labels != -100).tolist():
