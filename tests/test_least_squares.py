@@ -162,3 +162,15 @@ def test_one_token_is_enough_to_be_finite():
     start = teacher_start(plan, teacher, [batch], reconstruction="none")
     fitted = reconstruct(plan, teacher, start, None, [batch])
     assert all(torch.isfinite(value.weight).all() for value in fitted.values())
+
+
+def test_inputs_that_are_all_zero_leave_what_stood_there():
+    teacher = tiny_teacher("t5")
+    for block in teacher.decoder.block:
+        torch.nn.init.zeros_(block.layer[2].DenseReluDense.wi.weight)  # a pruned module, without biases
+    plan = build_plan(teacher, SHAPE)
+    start = teacher_start(plan, teacher, batches_of(teacher, 1), reconstruction="none")
+    fitted = reconstruct(plan, teacher, start, None, batches_of(teacher, 1))
+    path = "decoder.block.{}.layer.2.DenseReluDense.wo.weight"
+    torch.testing.assert_close(fitted[path].weight, start[path].weight)
+    assert all(torch.isfinite(value.weight).all() for value in fitted.values())
