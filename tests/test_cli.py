@@ -30,7 +30,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer, 
 import hf_weight_distill
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, cli, data, planner
 from hf_weight_distill.cli import COMMANDS, build_parser, distill, loading, main, plan
-from hf_weight_distill.cli.job import job_of
+from hf_weight_distill.cli.job import AFTERWARDS, job_of
 from hf_weight_distill.cli.loading import PROGRAM
 from hf_weight_distill.cli.main import EPILOG, underscored
 from hf_weight_distill.cli.values import field_docs
@@ -260,6 +260,13 @@ def test_epochs_take_the_place_of_the_recipes_updates():
         ("config: {label_smoothing: 2}", "label_smoothing=2: expected 0 <= label_smoothing < 1"),
         ("student: 3", "student is int, expected the fields of StudentShape"),
         ("train: 3", "train=3, expected text"),
+        ("license: 4.0", "license=4.0, expected str"),
+        ("task: summary", r"task='summary', expected Literal\['translation', 'summarization'\]"),
+        ("languages: en", r"languages='en', expected list\[str\]"),
+        ("test_metrics: [1]", r"test_metrics=\[1\], expected list\[str\]"),
+        ("test_num_beams: 5", r"test_num_beams=5, expected list\[int\]"),
+        ("test_batch_sizes: [many]", r"test_batch_sizes=\['many'\], expected list\[int\]"),
+        ("test_beams: [1]", "unknown 'test_beams'; did you mean 'test_num_beams'?"),
         ("recipe: best", "unknown recipe 'best'"),
         ("a: [", "is not YAML"),
     ],
@@ -319,6 +326,7 @@ def test_dry_run_prints_a_file_for_config_and_writes_nothing(folder, tmp_path):
     again = build_parser().parse_args(["distill", "--config", str(tmp_path / "run.yaml"), "--output_dir", "x"])
     assert job_of(again) == job_of(asked)
     assert job_of(again).data["source_lang"] == "de"
+    assert job_of(again).afterwards == {"license": "mit", "test_num_beams": [1], "test_batch_sizes": [8]}
 
 
 # --- distill ---------------------------------------------------------------------------------------------------------
@@ -364,14 +372,47 @@ def test_the_written_file_repeats_the_run_bit_for_bit(folder, run):
     values = yaml.safe_load((path / "weight_distill.yaml").read_text())
     assert values["train"] == str(folder / "train.jsonl") and values["source_lang"] == "en"
     torch.manual_seed(2)  # another state than the first run began with
-    code, _, err = call(
-        "distill", "--config", path / "weight_distill.yaml", "--output_dir", folder / "again",
-        "--save", folder / "elsewhere", "--test_num_beams", "1", "--test_batch_sizes", "8",
-    )  # fmt: skip
+    argv = ["--config", path / "weight_distill.yaml", "--output_dir", folder / "again", "--save", folder / "elsewhere"]
+    code, _, err = call("distill", *argv)
     assert code == 0, err[-3000:]
     assert same_weights(path / "student", folder / "elsewhere")
     assert not (folder / "again" / "student").exists()
     assert yaml.safe_load((folder / "again" / "weight_distill.yaml").read_text()) == values
+
+
+def test_card_and_scores_are_repeated_too(folder, tmp_path):
+    argv = ["--train", folder / "train.jsonl", "--test", folder / "test.jsonl", "--output_dir", tmp_path / "run"]
+    argv += [*SETTINGS, "--generator_args", "max_steps=0", "--finetune_args", "max_steps=0"]
+    given = {"task": "summarization", "languages": ["en", "fr"], "test_metrics": ["chrf", "rouge"]}
+    for name, value in given.items():
+        argv += [f"--{name}", *([value] if isinstance(value, str) else value)]
+    code, _, err = call("distill", folder / "teacher", *argv)
+    assert code == 0, err[-3000:]
+    given |= {"license": "mit", "test_num_beams": [1], "test_batch_sizes": [8]}
+    written = yaml.safe_load((tmp_path / "run" / "weight_distill.yaml").read_text())
+    assert {name: written.get(name) for name in AFTERWARDS} == given
+
+    argv = ["--config", tmp_path / "run" / "weight_distill.yaml", "--output_dir", tmp_path / "again"]
+    code, _, err = call("distill", *argv, "--license", "apache-2.0")
+    assert code == 0, err[-3000:]
+    cards = [ModelCard.load(tmp_path / name / "student" / "README.md").data for name in ("run", "again")]
+    assert [card.pipeline_tag for card in cards] == ["summarization"] * 2
+    assert [card.language for card in cards] == [["en", "fr"]] * 2
+    assert [card.license for card in cards] == ["mit", "apache-2.0"], "the flag wins"
+    names = [[result.metric_name for result in card.eval_results] for card in cards]
+    assert names[0] == names[1] and "chrF2 (greedy)" in names[0] and "ROUGE-L (greedy)" in names[0]
+    rows = [json.loads((tmp_path / name / "scores.json").read_text())["rows"] for name in ("run", "again")]
+    assert [row["label"] for row in rows[0]] == [row["label"] for row in rows[1]]
+    assert not any("beam 5" in row["label"] or "bleu" in row["label"] for row in rows[1])
+
+    # Another card is no other run: it may be resumed, and its file says what was asked for last.
+    (tmp_path / "again" / "student").rename(tmp_path / "before")
+    code, _, err = call("distill", *argv, "--resume", "--task", "translation", "--test_metrics", "bleu")
+    assert code == 0, err[-3000:]
+    card = ModelCard.load(tmp_path / "again" / "student" / "README.md").data
+    assert card.pipeline_tag == "translation" and {r.metric_type for r in card.eval_results} == {"bleu"}
+    written = yaml.safe_load((tmp_path / "again" / "weight_distill.yaml").read_text())
+    assert (written["task"], written["test_metrics"], written["license"]) == ("translation", ["bleu"], "mit")
 
 
 def test_an_interrupted_run_goes_on_to_the_same_student(folder, run, monkeypatch):
@@ -379,7 +420,6 @@ def test_an_interrupted_run_goes_on_to_the_same_student(folder, run, monkeypatch
     from hf_weight_distill.trainer import WeightDistillTrainer
 
     argv = ["distill", "--config", path / "weight_distill.yaml", "--output_dir", folder / "stopped"]
-    argv += ["--test_num_beams", "1", "--test_batch_sizes", "8"]
     step = WeightDistillTrainer.training_step
 
     def stop_in_phase_2(self, model, *rest):
@@ -585,7 +625,7 @@ def test_there_is_a_split_for_each_purpose(monkeypatch):
 def test_the_card_names_the_languages_of_the_direction(argv, languages):
     argv = underscored(["distill", "someone/teacher", "--output_dir", "x", "--train", "train.jsonl", *argv])
     arguments = build_parser().parse_args(argv)
-    assert distill._card_fields(job_of(arguments), arguments)["languages"] == languages
+    assert distill._card_fields(job_of(arguments))["languages"] == languages
 
 
 def test_an_unnamed_direction_is_a_warning_in_one_line(folder, tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import shlex
+import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,8 @@ from ..config import WeightDistillConfig
 from ..files import check_folder
 from ..recipes import RECIPES
 from ..record import RUN_FILE, SCORES_FILE, read_settings, write_settings
-from .flags import SPELLING, add_comparison, add_shape, add_teacher, add_texts
-from .job import COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, PHASES, Job, job_of
+from .flags import COMPARISON, SPELLING, add_comparison, add_shape, add_teacher, add_texts
+from .job import AFTERWARDS, COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, PHASES, Job, job_of
 from .loading import PROGRAM, USUAL_SPLITS, load_distiller, load_pairs, quiet, say, users_own
 from .values import add_fields
 
@@ -41,8 +42,9 @@ examples:
   {PROGRAM} distill --config runs/small/weight_distill.yaml --output_dir runs/again
 """
 CONFIG_HELP = (
-    "YAML file with the keys teacher, train, eval, test, recipe, student, config and the names of the other data "
-    "flags; the weight_distill.yaml of a run is one and repeats it. Flags win over it; its fields replace the recipe's"
+    "YAML file with the keys teacher, train, eval, test, recipe, student, config and the names of the other flags "
+    "about data, card and measuring; the weight_distill.yaml of a run is one and repeats it. Flags win over it; its "
+    "fields replace the recipe's"
 )
 
 
@@ -62,7 +64,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--license", help="for the card, such as cc-by-4.0; a student inherits its teacher's")
     text = "for the card, such as en de (default: --source_lang and --target_lang, or --src_lang and --tgt_lang)"
     out.add_argument("--languages", nargs="+", metavar="CODE ...", help=text)
-    out.add_argument("--task", choices=("translation", "summarization"), default="translation", help="for the card")
+    tasks = typing.get_args(AFTERWARDS["task"])
+    out.add_argument("--task", choices=tasks, help="for the card (default: translation)")
     add_comparison(parser.add_argument_group("measuring on --test"), "test_")
     add_shape(parser)
     settings = parser.add_argument_group("how it is distilled", "what is not given stays as the recipe has it")
@@ -87,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
         from ..evaluation import check_comparison
         from ..training_progress import TrainingProgress
 
-        check_comparison(**_scoring(arguments))
+        check_comparison(**_scoring(job))
         distiller = load_distiller(job)
         args = _check_settings(distiller, run, "eval" in job.data)
         if args.should_save:
@@ -117,7 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
         gc.collect()  # DDP holds the process group, with which a process that exits may abort, and torchrun the rest
         PartialState().destroy_process_group()
         if args.should_save:
-            _finish(distiller, job, pairs, arguments, run, save)
+            _finish(distiller, job, pairs, run, save)
 
 
 def _check_evaluation(job: Job) -> None:
@@ -213,52 +216,46 @@ def _check_same_data(file: Path, job: Job) -> None:
 
 
 def _complete_run_file(file: Path, job: Job) -> None:
-    """Adds to the file that repeats the run what only the command line knows: the data."""
+    """Adds to the file that repeats the run what only the command line knows: data, card and measuring."""
     if file.exists():
         settings = read_settings(file)
         settings["teacher_revision"] = settings.get("teacher_revision") or job.teacher_revision
         settings |= {name: value for name, value in job.data.items() if name not in settings}
+        settings |= job.afterwards  # which may have changed where the run was resumed
         write_settings(file, settings)
 
 
-def _finish(
-    distiller: "WeightDistiller",
-    job: Job,
-    pairs: dict[str, "Dataset"],
-    arguments: argparse.Namespace,
-    run: Path,
-    save: Path,
-) -> None:
+def _finish(distiller: "WeightDistiller", job: Job, pairs: dict[str, "Dataset"], run: Path, save: Path) -> None:
     """Scores, then the student with its card; saved too if the scores cannot be had.
 
     It is not saved where the user interrupts: ``--resume`` loads it from its last checkpoint, scores and saves it.
     """
     try:
         if "test" in pairs:
-            print(distiller.evaluate(pairs["test"], **_scoring(arguments), progress=True))
+            print(distiller.evaluate(pairs["test"], **_scoring(job), progress=True))
     except Exception:
-        _save(distiller, job, arguments, run, save)
+        _save(distiller, job, run, save)
         raise
-    _save(distiller, job, arguments, run, save)
+    _save(distiller, job, run, save)
 
 
-def _scoring(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(arguments, f"test_{name}") for name in ("metrics", "num_beams", "batch_sizes")}
+def _scoring(job: Job) -> dict[str, Any]:
+    return {name: job.afterwards.get(f"test_{name}", usual) for name, usual in COMPARISON.items()}
 
 
-def _save(distiller: "WeightDistiller", job: Job, arguments: argparse.Namespace, run: Path, save: Path) -> None:
-    distiller.save_pretrained(save, **_card_fields(job, arguments))
+def _save(distiller: "WeightDistiller", job: Job, run: Path, save: Path) -> None:
+    distiller.save_pretrained(save, **_card_fields(job))
     say(f"the student is in {save}; next: {shlex.join([PROGRAM, 'report', str(run)])}")
 
 
-def _card_fields(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
-    data = job.data
+def _card_fields(job: Job) -> dict[str, Any]:
+    data, card = job.data, job.afterwards
     codes = (data.get("source_lang") or data.get("src_lang"), data.get("target_lang") or data.get("tgt_lang"))
     pair = tuple(code.partition("_")[0] for code in codes if code)  # deu_Latn and de_DE name a script or country, too
     return {
-        "license": arguments.license,
-        "languages": tuple(arguments.languages or (pair if len(pair) == 2 else ())),
-        "task": arguments.task,
+        "license": card.get("license"),
+        "languages": tuple(card.get("languages") or (pair if len(pair) == 2 else ())),
+        "task": card.get("task", "translation"),
         "dataset": data["train"],
         "eval_dataset": data.get("test"),
         "eval_split": data.get("test_split") or (USUAL_SPLITS["test"] if data.get("test") == "built-in" else None),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..config import WeightDistillConfig
 from ..files import check_file, write_json
-from .flags import add_comparison, add_teacher, add_texts
+from .flags import COMPARISON, add_comparison, add_teacher, add_texts
 from .job import COLUMN_FLAGS, LANGUAGE_FLAGS
 from .loading import PROGRAM, load_model, load_pairs, place, quiet, set_languages, users_own
 from .values import field_docs
@@ -30,6 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_texts(parser, {"data_split": "split of --data (default: test)", **COLUMN_FLAGS, **LANGUAGE_FLAGS})
     parser.add_argument("--prefix", default="", metavar="TEXT", help=field_docs(WeightDistillConfig)["prefix"])
     add_comparison(parser, "")
+    parser.set_defaults(**COMPARISON)
     text = "the first so many sentences are timed (default: 64)"
     parser.add_argument("--speed_sentences", type=int, default=64, metavar="N", help=text)
     text = "sacreBLEU's tokenizer for BLEU (default: 13a)"

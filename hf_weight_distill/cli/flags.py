@@ -7,6 +7,7 @@ from ..config import StudentShape
 from .values import add_fields, registered
 
 METRIC_CHOICES = registered("evaluation.py", "METRICS")
+COMPARISON = {"metrics": ["bleu", "chrf"], "num_beams": [1, 5], "batch_sizes": [1, 32]}  # where nothing is given
 SPELLING = """\
 how values are written:
   KEY=VALUE  --generator_args max_steps=500 learning_rate=1e-3 bf16=true   merged into the recipe's, key by key;
@@ -50,10 +51,9 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
 
 
 def add_comparison(parser: argparse._ActionsContainer, prefix: str) -> None:
-    beams, sizes = [1, 5], [1, 32]
     options = {"type": int, "nargs": "+", "metavar": "N ..."}
-    parser.add_argument(f"--{prefix}num_beams", default=beams, **options, help="searches; 1 is greedy (default: 1 5)")
-    parser.add_argument(f"--{prefix}batch_sizes", default=sizes, **options, help="batch sizes to time (default: 1 32)")
+    parser.add_argument(f"--{prefix}num_beams", **options, help="searches; 1 is greedy (default: 1 5)")
+    parser.add_argument(f"--{prefix}batch_sizes", **options, help="batch sizes to time (default: 1 32)")
     text = "scores, of %(choices)s (default: bleu chrf)"
-    metrics = {"nargs": "+", "choices": METRIC_CHOICES, "metavar": "METRIC ...", "default": ["bleu", "chrf"]}
+    metrics = {"nargs": "+", "choices": METRIC_CHOICES, "metavar": "METRIC ..."}
     parser.add_argument(f"--{prefix}metrics", **metrics, help=text)

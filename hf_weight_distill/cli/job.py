@@ -5,7 +5,7 @@ import json
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..config import StudentShape, WeightDistillConfig, check_names, fits, name_of
 from ..recipes import recipe_config
@@ -31,6 +31,15 @@ LANGUAGE_FLAGS = {
     "tgt_lang": "target language likewise; generation is made to start with it",
 }
 PHASES = ("generator_args", "finetune_args")
+# What the card says and how the test set is measured, after training: flags, and how a --config file has them.
+AFTERWARDS = {
+    "task": Literal["translation", "summarization"],
+    "license": str,
+    "languages": list[str],
+    "test_metrics": list[str],
+    "test_num_beams": list[int],
+    "test_batch_sizes": list[int],
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Job:
         student: shape of the student.
         config: how it is distilled.
         data: the flags about data that were given, by name.
+        afterwards: the flags about card and measuring that were given, by name.
     """
 
     teacher: str
@@ -52,11 +62,12 @@ class Job:
     student: StudentShape
     config: WeightDistillConfig
     data: dict[str, str]
+    afterwards: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the ``--config`` file has them."""
-        head = {"teacher": self.teacher, "teacher_revision": self.teacher_revision, **self.data, "recipe": self.recipe}
-        parts = {"student": self.student.to_dict(), "config": self.config.to_dict()}
+        head = {"teacher": self.teacher, "teacher_revision": self.teacher_revision, **self.data, **self.afterwards}
+        parts = {"recipe": self.recipe, "student": self.student.to_dict(), "config": self.config.to_dict()}
         return json.loads(json.dumps(head | parts))  # tuples become lists, which YAML has words for
 
     def columns(self) -> dict[str, str]:
@@ -65,7 +76,7 @@ class Job:
 
 
 _JOB_TEXTS = ("teacher", "teacher_revision", "recipe", *DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS)
-_FILE_KEYS = (*_JOB_TEXTS, "student", "config", "hf_weight_distill")
+_FILE_KEYS = (*_JOB_TEXTS, *AFTERWARDS, "student", "config", "hf_weight_distill")
 
 
 def _read_config(path: str | None) -> dict[str, Any]:
@@ -85,6 +96,9 @@ def _read_config(path: str | None) -> dict[str, Any]:
     for name in set(values) & set(_JOB_TEXTS):
         if not isinstance(values[name], str):
             raise ValueError(f"--config {path}: {name}={values[name]!r}, expected text")
+    for name, kind in AFTERWARDS.items():
+        if name in values and not fits(values[name], kind):
+            raise ValueError(f"--config {path}: {name}={values[name]!r}, expected {name_of(kind)}")
     for name, cls in (("student", StudentShape), ("config", WeightDistillConfig)):
         _check_fields(f"--config {path}: {name}", values.get(name, {}), cls)
     return values
@@ -110,26 +124,27 @@ def job_of(arguments: argparse.Namespace) -> Job:
         ValueError: a file that cannot be read, unknown or wrong fields, no teacher.
     """
     file = _read_config(arguments.config)
-    flags = {name: value for name in _JOB_TEXTS if (value := getattr(arguments, name, None)) is not None}
+    flags = {n: value for n in (*_JOB_TEXTS, *AFTERWARDS) if (value := getattr(arguments, n, None)) is not None}
     if "recipe" in flags and "config" in file and file.get("recipe", flags["recipe"]) != flags["recipe"]:
         raise ValueError(
             f"--recipe {flags['recipe']}, but {arguments.config} holds the settings of the recipe {file['recipe']!r}: "
             "leave --recipe out, or delete recipe and config from the file"
         )
-    texts = {name: value for name, value in file.items() if name in _JOB_TEXTS} | flags
-    if "teacher" not in texts:
+    given = file | flags
+    if "teacher" not in given:
         raise ValueError("no teacher: name a Hub repository or a folder, or give a --config file with teacher: in it")
-    recipe = texts.get("recipe", "default")
+    recipe = given.get("recipe", "default")
     config = recipe_config(recipe).to_dict() | file.get("config", {})
     settings = given_fields(arguments, WeightDistillConfig)
     for phase in PHASES:
         if settings.get(phase, {}).get("num_train_epochs", GONE) is not GONE:
             settings[phase].setdefault("max_steps", GONE)  # the Trainer would take it rather than the epochs
     return Job(
-        teacher=texts["teacher"],
-        teacher_revision=texts.get("teacher_revision"),
+        teacher=given["teacher"],
+        teacher_revision=given.get("teacher_revision"),
         recipe=recipe,
         student=StudentShape(**merge_flags(file.get("student", {}), given_fields(arguments, StudentShape))),
         config=WeightDistillConfig.from_dict(merge_flags(config, settings)),
-        data={name: texts[name] for name in (*DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS) if name in texts},
+        data={name: given[name] for name in (*DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS) if name in given},
+        afterwards={name: given[name] for name in AFTERWARDS if name in given},
     )
