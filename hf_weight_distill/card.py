@@ -185,6 +185,8 @@ class CardInfo:
         shape: `{what: (teacher, student)}`; see `shape_table`.
         recipe: name of the recipe.
         training: all settings of the training, plain values nested at will; printed as YAML.
+        trained: whether it was trained at all; if not, its weights are a start, and the card says so.
+        method: how the weights came about, words to follow "Made with `hf_weight_distill`".
         components: the published methods that went into the student.
         comparison: what `evaluation.compare` measured.
         dataset: the training data, a repository's name, with a configuration as "owner/name:config", or a description.
@@ -218,6 +220,8 @@ class CardInfo:
     shape: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     recipe: str = "default"
     training: Mapping[str, Any] = field(default_factory=dict)
+    trained: bool = True
+    method: str = ""
     components: tuple[Component, ...] = (WEIGHT_DISTILLATION,)
     comparison: Comparison | None = None
     dataset: str | None = None
@@ -432,8 +436,9 @@ def _introduction(info: CardInfo) -> str:
     methods = ", ".join(f"[{component.name}]({component.paper_url})" for component in info.components)
     languages = f" Languages: {', '.join(info.languages)}." if info.languages else ""
     made_by = f", by {methods}" if methods else ""
+    made = "distilled" if info.trained else "made without training"
     return (
-        f"A small {info.task} model, distilled from {_teacher(info)}{made_by}. It is an ordinary Transformers "
+        f"A small {info.task} model, {made} from {_teacher(info)}{made_by}. It is an ordinary Transformers "
         f"checkpoint: no other package is needed to run it.{languages}{_headline(info.comparison)}"
     )
 
@@ -549,17 +554,17 @@ def _size_and_speed(info: CardInfo) -> str:
 def _recipe(info: CardInfo) -> str:
     # Through JSON: tuples, paths and enums become what YAML has words for.
     settings = json.loads(json.dumps({"recipe": info.recipe, **info.training}, default=str))
-    data = f"Training data: {_dataset_link(info.dataset)}.\n\n" if info.dataset else ""
-    method = (
-        "Made with `hf_weight_distill` in two phases: `generator` makes the student's weights from the teacher's, "
-        "`finetune` trains the student on as a plain model. All settings:"
-    )
-    return f"{data}{method}\n\n```yaml\n{yaml_dump(settings, sort_keys=False).strip()}\n```"
+    data = f"{'Training data' if info.trained else 'Data'}: {_dataset_link(info.dataset)}.\n\n" if info.dataset else ""
+    method = f"Made with `hf_weight_distill`{info.method}."
+    no_effect = "" if info.trained else ", of which those of a training had no effect"
+    return f"{data}{method} All settings{no_effect}:\n\n```yaml\n{yaml_dump(settings, sort_keys=False).strip()}\n```"
 
 
 def _use(info: CardInfo) -> str:
     general = (
         f"{info.task.capitalize()} of text like that of the training data, where the teacher is too slow or too large."
+        if info.trained
+        else f"A start to train for {info.task}: it was not trained itself."
     )
     return "\n\n".join(part for part in (general, info.intended_use) if part)
 

@@ -769,16 +769,19 @@ class WeightDistiller:
     def _card(self, **fields: Any) -> CardInfo:
         """What is known, what the teacher's own card says, and over both what the user gives."""
         teacher = self.teacher.name_or_path or self.plan.family.name
+        phases, config = self._trained_phases(), self.config
         known = {
             "teacher_name": teacher,
             "teacher_revision": getattr(self.teacher.config, "_commit_hash", None),
             "shape": shape_table(self._given[0].config, self.plan.student_config),
             "recipe": self.recipe,
             "training": self._training(teacher),
-            "components": self._components(),
+            "trained": bool(phases),
+            "method": self._method(phases),
+            "components": self._components(phases),
             "comparison": self.comparison,
-            "max_lengths": (self.config.max_source_length, self.config.max_target_length),
-            "example": self.config.prefix + CardInfo.example,
+            "max_lengths": (config.max_source_length, config.max_target_length) if phases else None,
+            "example": config.prefix + CardInfo.example,
         }
         adapter: MergedAdapter | None = getattr(self._given[0], "merged_adapter", None)
         inherited = inherited_fields(teacher, known["teacher_revision"])
@@ -806,14 +809,40 @@ class WeightDistiller:
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         return description | versions | {name: value for name, value in found.items() if value}
 
-    def _components(self) -> tuple[Component, ...]:
-        """The published methods that this configuration uses, for the card."""
+    def _trained_phases(self) -> tuple[str, ...]:
+        """The phases that trained :attr:`student`, as the run noted them; phase 2 counts when it is over."""
+        noted = self._record.facts.get("arguments", {})
+        ran = (phase for phase, arguments in noted.items() if arguments.get("max_steps") != 0)
+        return tuple(phase for phase in ran if phase == "generator" or self._student is not None)
+
+    def _method(self, phases: tuple[str, ...]) -> str:
+        """How the student's weights came about, for the card."""
         config = self.config
-        used = [SOURCES[config.source], *(SCHEDULES[name] for name in config.schedules)]
-        used += [SOURCES[config.finetune_source]] if config.finetune_source else []
-        used += [OBJECTIVES[name] for name in {**config.generator_objectives, **config.finetune_objectives}]
-        papers = [SEQUENCE_LEVEL_KD.paper_url] * (config.pseudo_labels != "none") + [part.paper for part in used]
-        papers += [LORA.paper_url] * bool(config.finetune_lora)
+        start = "drawn at random" if config.start == "random" else "computed from the teacher's (closed form)"
+        how = "as a plain model"
+        if config.finetune_source is not None:
+            how = f"under the weight source `{config.finetune_source}`"
+        elif config.finetune_lora:
+            how = "by adapters, which were merged into it"
+        generated = "`generator` makes the student's weights from the teacher's"
+        return {
+            (): f": the student's weights were {start}, and not trained",
+            ("finetune",): f": the student's weights were {start}, then trained {how}",
+            ("generator",): f" in one phase: {generated}",
+        }.get(phases, f" in two phases: {generated}, `finetune` trains the student on {how}")
+
+    def _components(self, phases: tuple[str, ...]) -> tuple[Component, ...]:
+        """The published methods that these phases used, for the card."""
+        config, used = self.config, []
+        if "generator" in phases:
+            used += [SOURCES[config.source], *(OBJECTIVES[name] for name in config.generator_objectives)]
+        if "finetune" in phases:
+            used += [SCHEDULES[name] for name in config.schedules]
+            used += [SOURCES[config.finetune_source]] if config.finetune_source else []
+            used += [OBJECTIVES[name] for name in config.finetune_objectives]
+        labelled = config.pseudo_labels != "none" and bool(phases)
+        papers = [SEQUENCE_LEVEL_KD.paper_url] * labelled + [part.paper for part in used]
+        papers += [LORA.paper_url] * (bool(config.finetune_lora) and "finetune" in phases)
         return tuple(PAPERS[paper] for paper in dict.fromkeys(papers) if paper in PAPERS)
 
 

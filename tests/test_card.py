@@ -162,6 +162,17 @@ def test_the_recipe_is_whole_and_yaml(info):
     }
 
 
+def test_a_student_that_was_not_trained_is_not_said_to_be_distilled(info):
+    start = replace(info, trained=False, method=": its weights were computed", components=())
+    card = build_card(start)
+    assert "model, made without training from [someone/big-en-de]" in card.text and "distilled from" not in card.text
+    training = section(card, "Training")
+    assert training.startswith("\nData: [someone/captions]") and "of a training had no effect:\n" in training
+    assert "Made with `hf_weight_distill`: its weights were computed. All settings" in training
+    assert "training data" not in section(card, "Intended use")
+    assert "distilled from" in build_card(info).text and "Training data: " in section(build_card(info), "Training")
+
+
 def test_each_component_is_cited(info):
     own = Component("My Method", "A Title", "https://example.org/paper", "@misc{mine}")
     for component in (WEIGHT_DISTILLATION, SEQUENCE_LEVEL_KD, own):

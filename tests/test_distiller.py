@@ -16,7 +16,7 @@ from models import tiny_teacher
 from safetensors.torch import load_file
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 from training import arguments, random_features
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, MarianMTModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, MarianMTModel, TrainerCallback
 
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller
 from hf_weight_distill import distiller as module
@@ -194,6 +194,63 @@ def test_max_steps_zero_skips_a_phase(marian, tmp_path):
     distiller = load(marian, config=replace(CONFIG, generator_args=FAST | {"max_steps": 0}))
     distiller.distill(PAIRS, output_dir=tmp_path / "run")
     assert set(distiller.history) == {"finetune"}
+
+
+SKIPPED = FAST | {"max_steps": 0}
+TAUGHT = CONFIG.to_dict() | {"source": "direct", "pseudo_labels": "replace", "num_beams": 1}
+COMPUTED = "Made with `hf_weight_distill`: the student's weights were computed from the teacher's (closed form), "
+GENERATED = "`generator` makes the student's weights from the teacher's"
+SEQUENCE, WEIGHT, TOKEN, LORA = "1606.07947", "2009.09152", "1503.02531", "2106.09685"  # papers
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "papers"),
+    [
+        ({"generator_args": SKIPPED}, COMPUTED + "then trained as a plain model. All settings:", {SEQUENCE}),
+        ({"generator_args": SKIPPED, "source": "generator"}, COMPUTED + "then trained as a plain model.", {SEQUENCE}),
+        ({"generator_args": SKIPPED, "finetune_args": SKIPPED}, COMPUTED + "and not trained. All settings, of", set()),
+        ({"generator_args": SKIPPED, "start": "random"}, "drawn at random, then trained as a plain model.", {SEQUENCE}),
+        (
+            {"source": "generator", "finetune_objectives": {"kl": 1.0}},
+            f" in two phases: {GENERATED}, `finetune` trains the student on as a plain model. All settings:",
+            {SEQUENCE, WEIGHT, TOKEN},
+        ),
+        (
+            {"source": "generator", "finetune_args": SKIPPED, "finetune_objectives": {"kl": 1.0}},
+            f" in one phase: {GENERATED}. All settings:",
+            {SEQUENCE, WEIGHT},
+        ),
+        ({"finetune_lora": {"r": 2}}, "`finetune` trains the student on by adapters, which", {SEQUENCE, LORA}),
+    ],
+)
+def test_the_card_says_what_ran(marian, tmp_path, settings, method, papers):
+    distiller = load(marian, config=WeightDistillConfig(**TAUGHT | settings))
+    distiller.distill(PAIRS, output_dir=tmp_path / "run")
+    distiller.save_pretrained(tmp_path / "student")
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert method in card
+    assert {paper for paper in (SEQUENCE, WEIGHT, TOKEN, LORA) if paper in card} == papers
+    assert ("Training cut sources at" in card) == ("distilled from" in card) == ("not trained" not in card)
+
+
+@pytest.mark.parametrize("recipe", ["default", "generator"])
+def test_a_student_that_was_only_computed_is_not_said_to_be_distilled(marian, tmp_path, recipe):
+    WeightDistiller.from_pretrained(marian, student=SHAPE, recipe=recipe).save_pretrained(tmp_path / "student")
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert COMPUTED + "and not trained." in card and "made without training from" in card
+    for claim in ("distilled from", "phase", "sequence-level", "arxiv", "## Citation", "Training cut"):
+        assert claim not in card, claim
+
+
+def test_a_phase_2_that_broke_off_is_not_on_the_card(marian, tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    distiller = load(marian, config=WeightDistillConfig(**TAUGHT | {"generator_args": SKIPPED}))
+    with pytest.raises(KeyboardInterrupt):
+        distiller.distill(PAIRS, output_dir=tmp_path / "run", callbacks=[Stop()])
+    assert not distiller._card(model_name="x").trained
 
 
 def test_the_user_may_bring_arguments_of_their_own(marian, tmp_path):

@@ -213,7 +213,7 @@ def test_a_run_with_an_adapter_from_memory_says_that_it_cannot_be_repeated(base,
     assert distiller.description()["teacher"] == "an adapter in memory"
     distiller.save_pretrained(tmp_path / "student")
     card = (tmp_path / "student" / "README.md").read_text()
-    assert "distilled from `an adapter in memory`, a LORA adapter of `base`" in card
+    assert "made without training from `an adapter in memory`, a LORA adapter of `base`" in card
 
 
 def test_an_adapter_without_its_base(adapter, tmp_path):
