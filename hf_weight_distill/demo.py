@@ -30,7 +30,7 @@ from transformers import (
     MarianTokenizer,
 )
 
-from .card import SEQUENCE_LEVEL_KD, WEIGHT_DISTILLATION
+from .card import SEQUENCE_LEVEL_KD
 from .config import StudentShape, WeightDistillConfig
 from .corpus import build_marian_tokenizer, built_in_corpus
 from .data import load_pairs, tokenize_pairs
@@ -266,7 +266,7 @@ class _Demo:
             dataset="generated English-German sentences",
             eval_split="test",
             training=distiller.description() | {"teacher": "teacher"},  # not the path on this machine
-            components=(WEIGHT_DISTILLATION, SEQUENCE_LEVEL_KD),
+            components=(SEQUENCE_LEVEL_KD,),
             example=test["source"][0],
         )
         content = {"settings": asdict(self.settings), "rows": rows}
