@@ -70,8 +70,9 @@ def main() -> None:
 
 def lines(rows: list[dict]) -> dict[str, list[dict]]:
     """The runs of one budget by the line that they are a point of."""
-    random = [group for group in best(rows) if group[0]["arm"] == "random-seqkd"]
-    return dict(zip((OURS, CONTROL), contest(rows) or (), strict=False)) | dict(zip((RANDOM,), random, strict=False))
+    found = dict(zip((OURS, CONTROL), contest(rows) or (), strict=False))
+    arms = {group[0]["arm"]: group for group in best(rows)}
+    return found | ({RANDOM: arms["random-seqkd"]} if "random-seqkd" in arms else {})
 
 
 def print_times(student: str, runs: dict[int, dict[str, list[dict]]]) -> None:

@@ -105,21 +105,21 @@ def training_arguments(
 def setting_of(options: argparse.Namespace, name: str, rate: float, seed: int) -> dict:
     """What the row of a run begins with."""
     setting = {"teacher": Path(options.teacher).name, "student": options.student, "arm": name, "seed": seed}
-    setting |= {field: getattr(options, field) for field in GIVEN if getattr(options, field) is not None}
-    setting |= {"budget": options.budget, "updates": options.updates}
+    given = {field: getattr(options, field) for field in GIVEN if getattr(options, field) is not None}
+    setting |= given | {"budget": options.budget, "updates": options.updates}
     if options.budget == "seconds":
-        setting |= {"updates": updates_in_time(options, name), "as_long_as": options.updates}
+        asked = Budget(options.student, options.updates, **given)
+        setting |= {"updates": updates_in_time(options, asked, name), "as_long_as": options.updates}
     return setting | {"learning_rate": rate, "phase1": ARMS[name].phase1}
 
 
-def updates_in_time(options: argparse.Namespace, name: str) -> int:
-    """How many updates an arm does in the time that ``fitted`` took for ``--updates``."""
-    given = {field: getattr(options, field) for field in GIVEN if getattr(options, field) is not None}
-    rows = by_budget(load(options.results))[Budget(options.student, options.updates, **given)]
+def updates_in_time(options: argparse.Namespace, asked: Budget, name: str) -> int:
+    """How many updates an arm does in the time that ``fitted`` took for those of a budget."""
+    rows = by_budget(load(options.results))[asked]
     ours, theirs = ([row for row in rows if row["arm"] == arm and "cpu_seconds" in row] for arm in ("fitted", name))
     if not ours or not theirs:
         raise SystemExit(f"--budget seconds: run fitted and {name} with --budget updates first, to know their times")
-    return round(options.updates * time_ratio(ours, theirs))
+    return round(asked.updates * time_ratio(ours, theirs))
 
 
 def run(options: argparse.Namespace, setting: dict) -> dict:

@@ -411,12 +411,12 @@ class WeightDistiller:
             evaluation = None if eval_dataset is None else self.features(eval_dataset, default_split="validation")
         if generator_args.should_save:
             self._write_run(run, self._run_description(own))
-        self._check_same_data(features, resume_from_checkpoint)
+        data = fingerprint(features)
+        self._check_same_data(data, resume_from_checkpoint)
         if isinstance(train_dataset, str | os.PathLike):
             self._data["dataset"] = str(train_dataset)
         phases = {"generator": generator_args.description(), "finetune": finetune_args.description()}
         examples = len(features) if isinstance(features, Dataset) else None
-        data = fingerprint(features)
         self._record.write(finished=False, arguments=phases, examples=examples, data=data, **self._sizes())
         datasets = {"train_dataset": features, "eval_dataset": evaluation, "teacher": teacher}
         shared = {**datasets, "compute_metrics": compute_metrics, "callbacks": list(callbacks)}
@@ -425,9 +425,9 @@ class WeightDistiller:
         self._record.write(finished=True)
         return self._student
 
-    def _check_same_data(self, features: Dataset | IterableDataset, resume: bool) -> None:
+    def _check_same_data(self, data: str | None, resume: bool) -> None:
         found = self._record.facts.get("data")
-        if resume and found is not None and found != fingerprint(features):
+        if resume and found is not None and found != data:
             raise ValueError(
                 f"the run in {str(self._run)!r} was started with other data: resume it with the same, or choose "
                 "another output_dir"
