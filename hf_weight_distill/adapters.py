@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftConfig, PeftModel
 
 IN_MEMORY = "an adapter in memory"  # the name of a teacher whose adapter was not loaded by us
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _TOLERANCE = 1e-3  # of the largest logit; merging in float32 moves logits by about 1e-6 of it
 
 
@@ -202,7 +202,7 @@ def probe_logits(model: nn.Module) -> Tensor:
 
 def _adapter_config(name: str, kwargs: Mapping[str, Any]) -> "PeftConfig | None":
     """``None`` where no adapter lies."""
-    options = {key: value for key, value in kwargs.items() if key in _HUB_OPTIONS}
+    options = {key: value for key, value in kwargs.items() if key in HUB_OPTIONS}
     if find_adapter_config_file(name, **options) is None:
         return None
     return _peft(f"{name} is an adapter, which").PeftConfig.from_pretrained(name, **options)
@@ -215,7 +215,7 @@ def _of_base(config: "PeftConfig", kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_file(name: str, file: str, kwargs: Mapping[str, Any]) -> bool:
-    options = {key: value for key, value in kwargs.items() if key in _HUB_OPTIONS}
+    options = {key: value for key, value in kwargs.items() if key in HUB_OPTIONS}
     return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **options) is not None
 
 

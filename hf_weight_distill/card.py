@@ -19,7 +19,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,6 +238,9 @@ class CardInfo:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"found task={self.task!r}, expected one of {', '.join(TASKS)}")
+        for name in ("languages", "tags", "teacher_bases"):
+            if isinstance(getattr(self, name), str):  # one is not a sequence of letters
+                object.__setattr__(self, name, (getattr(self, name),))
         if self.license is None:
             object.__setattr__(self, "license", self.teacher_license)
         elif self.teacher_license not in (None, self.license):
@@ -281,11 +284,17 @@ def inherited_fields(teacher: str, revision: str | None = None) -> dict[str, Any
         "teacher_license": data.get("license"),
         "license_name": data.get("license_name"),
         "license_link": link,
-        "languages": _texts(data.get("language")),
+        "languages": _texts(_languages(data.get("language"))),
         "teacher_bases": tuple(base for base in bases if _is_model(base)),
     }
-    # A list of licences, or a language that YAML read as a truth value (no), is nothing to pass on.
+    # A list of licences is nothing to pass on.
     return {name: value for name, value in known.items() if value and isinstance(value, str | tuple)}
+
+
+def _languages(value: Any) -> list[Any]:
+    """YAML reads Norwegian, ``no``, as a truth value."""
+    values = value if isinstance(value, list) else [value]
+    return ["no" if code is False else code for code in values]
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -312,6 +321,15 @@ def shape_table(teacher_config, student_config) -> dict[str, tuple[Any, Any]]:
         if name is not None:
             table[what] = (getattr(teacher_config, name), getattr(student_config, name))
     return table
+
+
+def speed_quantity(shape: Mapping[str, Sequence[Any]]) -> str:
+    """Which speed of a comparison can be compared: tokens of a trimmed vocabulary are shorter than the teacher's.
+
+    Args:
+        shape: of `shape_table`.
+    """
+    return "sentences_per_second" if len(set(shape.get("vocabulary", ()))) > 1 else "tokens_per_second"
 
 
 # --------------------------------------------------------------------------------------------------------- metadata
@@ -342,7 +360,16 @@ def _dataset_parts(name: str | None) -> tuple[str, str | None] | None:
 
 def _without_path(name: str) -> str:
     """A local folder's own name: the path to it is nobody's business."""
-    return Path(name).name if _is_local(name) else name
+    return (Path(name).name or name) if _is_local(name) else name
+
+
+def without_paths(value: Any) -> Any:
+    """Settings, nested at will, with local files and folders by their own names."""
+    if isinstance(value, Mapping):
+        return {name: without_paths(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    return _without_path(value) if isinstance(value, str) else value
 
 
 def _model_link(name: str) -> str:
@@ -439,7 +466,7 @@ def _introduction(info: CardInfo) -> str:
     made = "distilled" if info.trained else "made without training"
     return (
         f"A small {info.task} model, {made} from {_teacher(info)}{made_by}. It is an ordinary Transformers "
-        f"checkpoint: no other package is needed to run it.{languages}{_headline(info.comparison)}"
+        f"checkpoint: no other package is needed to run it.{languages}{_headline(info)}"
     )
 
 
@@ -455,15 +482,17 @@ def _teacher(info: CardInfo) -> str:
     return f"{name}, a {info.teacher_adapter} adapter of {bases}"
 
 
-def _headline(comparison: Comparison | None) -> str:
+def _headline(info: CardInfo) -> str:
     """Size and speed in one sentence."""
-    rows = {row.quantity: row for row in reversed(comparison.rows)} if comparison else {}
-    size, speed = rows.get("parameters"), rows.get("tokens_per_second")
+    rows = {row.quantity: row for row in reversed(info.comparison.rows)} if info.comparison else {}
+    counted = speed_quantity(info.shape)
+    size, speed = rows.get("parameters"), rows.get(counted)
     parts = []
     if size is not None and size.ratio is not None:
         parts.append(f"has {size.student:,.0f} parameters ({size.ratio:.2f} times the teacher's)")
     if speed is not None and speed.ratio is not None:
-        parts.append(f"generates {speed.ratio:.2f} times as many tokens per second ({speed.label.partition(' (')[2]}")
+        what, setting = counted.replace("_", " "), speed.label.partition(" (")[2]
+        parts.append(f"generates {speed.ratio:.2f} times as many {what} ({setting}")
     return f" It {' and '.join(parts)}." if parts else ""
 
 
@@ -545,9 +574,11 @@ def _size_and_speed(info: CardInfo) -> str:
     environment = ", ".join(f"{key} {value}" for key, value in info.comparison.environment.items())
     note = (
         f"Speeds hold for this machine alone ({environment}; {info.comparison.speed_sentences} sentences, the median "
-        "of repeated passes of `generate`). Parameters count tied weights once; bytes are those of the safetensors "
-        "files."
+        "of repeated passes of `generate`). Parameters count tied weights once; bytes are those of safetensors files "
+        "in the precision that was loaded, float32 unless said otherwise."
     )
+    if speed_quantity(info.shape) != "tokens_per_second":
+        note += " The vocabularies differ, and with them what a token is: compare sentences/s."
     return f"{_table(('', 'teacher', 'student', 'student / teacher'), cells)}\n\n{note}"
 
 

@@ -1571,7 +1571,9 @@ def built_in_corpus(train: int = 20_000, validation: int = 500, test: int = 500,
     features = Features({"translation": {"en": Value("string"), "de": Value("string")}})
     return DatasetDict(
         {
-            name: Dataset.from_dict({"translation": [{"en": en, "de": de} for en, de in pairs]}, features=features)
+            name: Dataset.from_dict(
+                {"translation": [{"en": en, "de": de} for en, de in pairs]}, features=features, split=name
+            )
             for name, pairs in _drawn(wanted, seed).items()
         }
     )

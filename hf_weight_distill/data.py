@@ -172,6 +172,11 @@ def _open(data: Any, split: str | None, default: str | None, streaming: bool) ->
     return opened.to_iterable_dataset() if streaming and isinstance(opened, Dataset) else opened
 
 
+def split_name(data: str | Path, table: Dataset | IterableDataset) -> str | None:
+    """The split that rows of a named data set are of; `datasets` calls that of any file "train"."""
+    return None if table.split is None or Path(data).is_file() else str(table.split)
+
+
 def open_table(data: Any, default_split: str | None = None) -> Dataset | IterableDataset:
     """What :func:`load_pairs` takes as one table, with all of its columns."""
     return _open(data, None, default_split, streaming=False)

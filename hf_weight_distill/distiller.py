@@ -29,6 +29,7 @@ from transformers import (
 
 from . import __version__
 from .adapters import (
+    HUB_OPTIONS,
     MergedAdapter,
     add_lora,
     check_lora,
@@ -39,7 +40,17 @@ from .adapters import (
     probe_logits,
 )
 from .calibration import Batch
-from .card import LORA, PAPERS, SEQUENCE_LEVEL_KD, CardInfo, Component, inherited_fields, shape_table, write_card
+from .card import (
+    LORA,
+    PAPERS,
+    SEQUENCE_LEVEL_KD,
+    CardInfo,
+    Component,
+    inherited_fields,
+    shape_table,
+    without_paths,
+    write_card,
+)
 from .config import StudentShape, WeightDistillConfig
 from .data import (
     check_features,
@@ -48,6 +59,7 @@ from .data import (
     load_pairs,
     open_table,
     save_tokenizer,
+    split_name,
     tokenize_pairs,
 )
 from .evaluation import Comparison, compare
@@ -56,7 +68,7 @@ from .files import write_json, write_whole_folder
 from .hub import check_repo_id, push_folder
 from .model import WeightDistillModel, check_source
 from .objectives import OBJECTIVES, build_objectives
-from .plan import WeightPlan, build_plan, stock_student, tensors_of
+from .plan import WeightPlan, build_plan, check_precision, stock_student, tensors_of
 from .recipes import recipe_config
 from .record import RUN_FILE, SCORES_FILE, RunRecord, read_settings, write_settings
 from .schedules import SCHEDULES, build_schedules
@@ -70,6 +82,8 @@ from .trainer import (
     about_training,
     check_arguments,
     check_objectives,
+    check_phase,
+    check_stream,
     last_checkpoint,
     refuse_in_phase_1,
     token_batches,
@@ -164,7 +178,8 @@ class WeightDistiller:
         """
         name_or_path = str(name_or_path)
         teacher = load_teacher(name_or_path, **kwargs)
-        tokenizer = load_tokenizer(name_or_path, **kwargs)
+        where = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}  # it would save the others
+        tokenizer = load_tokenizer(name_or_path, **where)
         return cls(teacher, tokenizer, student=student, recipe=recipe, config=config)
 
     # --- the parts ---
@@ -390,6 +405,8 @@ class WeightDistiller:
         generator_args = generator_args or self._arguments(self.config.generator_args, run / "generator", evaluates)
         finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune", evaluates)
         self._check_run(run, generator_args, finetune_args, resume_from_checkpoint)
+        for args in (generator_args, finetune_args):
+            check_phase(args, evaluates, compute_metrics is not None, callbacks)
         self.comparison, self._student, self._data, self.summary = None, None, {}, {}  # of a run before this one
         self._record = RunRecord(run, generator_args.should_save)
         self.history = dict(self._record.facts.get("history", {}))
@@ -407,6 +424,7 @@ class WeightDistiller:
                 features = self.features(train_dataset, pseudo)
                 teacher = self._cached(features, run)
             for args in (generator_args, finetune_args):
+                check_stream(features, args)
                 token_batches(features, args)
             evaluation = None if eval_dataset is None else self.features(eval_dataset, default_split="validation")
         if generator_args.should_save:
@@ -686,8 +704,11 @@ class WeightDistiller:
             kwargs: of :func:`hf_weight_distill.evaluation.compare` (``num_beams``, ``metrics``, ``batch_sizes``, ...).
         """
         pairs = load_pairs(dataset, split, default_split="test")
-        named = isinstance(dataset, str | os.PathLike)
-        self._data |= {"eval_dataset": str(dataset) if named else None, "eval_split": split}
+        if isinstance(dataset, str | os.PathLike):
+            name, split = str(dataset), split or split_name(dataset, pairs)
+        else:
+            name = None
+        self._data |= {"eval_dataset": name, "eval_split": split}
         sources = [self.config.prefix + source for source in pairs["source"]]
         if self._device is not None and self.config.teacher_cache_top_k is not None:
             self.teacher.to(self._device)  # a cached teacher waited elsewhere
@@ -768,7 +789,7 @@ class WeightDistiller:
 
     def _card(self, **fields: Any) -> CardInfo:
         """What is known, what the teacher's own card says, and over both what the user gives."""
-        teacher = self.teacher.name_or_path or self.plan.family.name
+        teacher = self.teacher.name_or_path or f"a {self.plan.family.name} model in memory"  # no repository's name
         phases, config = self._trained_phases(), self.config
         known = {
             "teacher_name": teacher,
@@ -789,15 +810,14 @@ class WeightDistiller:
             inherited = inherited_fields(adapter.base) | inherited
             known |= {"teacher_adapter": adapter.kind, "teacher_bases": (adapter.base,) if adapter.base else ()}
         given = {name: value for name, value in fields.items() if value not in (None, ())}
+        if given.get("license") not in (None, inherited.get("teacher_license")):  # name and text of the teacher's own
+            inherited = {name: value for name, value in inherited.items() if not name.startswith("license_")}
         return CardInfo(**inherited | known | self._data | given)
 
     def _training(self, teacher: str) -> dict[str, Any]:
         """How the student was made, for the card: settings, what training was really given, and what came of it."""
         description, facts = self.description(), self._record.facts
-        vocab = description["student"].get("vocab")
-        if isinstance(vocab, str) and Path(vocab).exists():
-            description["student"]["vocab"] = Path(vocab).name
-        description["teacher"] = Path(teacher).name if Path(teacher).exists() else teacher  # no path of this machine
+        description["teacher"] = teacher
         for folder in ("pseudo_labels_dir", "teacher_cache_dir"):
             description["config"].pop(folder)
         for phase, arguments in facts.get("arguments", {}).items():
@@ -807,7 +827,8 @@ class WeightDistiller:
             seconds[entry["stage"]] = round(seconds.get(entry["stage"], 0) + entry["seconds"], 1)
         found = {"training_examples": facts.get("examples"), "seconds": seconds, "result": self.summary}
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        return description | versions | {name: value for name, value in found.items() if value}
+        known = description | versions | {name: value for name, value in found.items() if value}
+        return without_paths(known)
 
     def _trained_phases(self) -> tuple[str, ...]:
         """The phases that trained :attr:`student`, as the run noted them; phase 2 counts when it is over."""
@@ -902,17 +923,7 @@ def _check_teacher(teacher: PreTrainedModel) -> None:
     if not isinstance(teacher, PreTrainedModel) and not is_adapted(teacher):
         raise ValueError(f"the teacher is a {type(teacher).__name__}: expected a transformers PreTrainedModel")
     family_of(teacher.config)
-    if getattr(teacher.config, "quantization_config", None) is not None:
-        raise ValueError(
-            "the teacher is quantized; a student made from rounded weights would inherit their rounding: load it "
-            "without quantization_config, with dtype=torch.float32 (an adapter goes on top of that)"
-        )
-    half = sorted({str(p.dtype) for p in teacher.parameters() if p.dtype != torch.float32})
-    if half:
-        raise ValueError(
-            f"the teacher has {', '.join(half)} weights; the generator computes in float32 and would inherit their "
-            "rounding: load it with dtype=torch.float32, or call teacher.float()"
-        )
+    check_precision(teacher)
 
 
 def _warn_of_no_language(tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedModel) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+import rouge_score.tokenizers
 import sacrebleu
 import torch
 from rich.console import Console
@@ -32,6 +33,7 @@ from rich.table import Table
 from rouge_score import rouge_scorer
 
 from .progress import Stage
+from .words import words
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 REPEATS, WARMUP = 3, 1  # passes of a comparison: timed, and before the clock runs
@@ -119,11 +121,20 @@ class ChrF(evaluate.Metric):
         return {"chrf": float(score), "signature": str(scorer.get_signature())}
 
 
+class _Words(rouge_score.tokenizers.Tokenizer):
+    """What rouge_score takes for words in ASCII, and words of every other script, which it would throw away."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return [word for word in words(text.lower()) if any(character.isalnum() for character in word)]
+
+
 class Rouge(evaluate.Metric):
     """ROUGE F1 x 100 (Lin 2004) by rouge_score without stemming: the mean over the sentences, offline.
 
     `compute(predictions=..., references=...)` returns rouge1, rouge2, rougeL and rougeLsum; rougeLsum takes sentences
     to be separated by newlines. With several references the best one counts, as rouge_score's `score_multi` has it.
+    Words are rouge_score's own in ASCII. It drops all other letters ("schöne" becomes "sch" and "ne", Russian nothing);
+    here a word may be of any script, and each letter of Chinese, Japanese or Thai is one.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -134,7 +145,7 @@ class Rouge(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list) -> dict[str, float]:
-        scorer = rouge_scorer.RougeScorer(ROUGE_TYPES, use_stemmer=False)
+        scorer = rouge_scorer.RougeScorer(ROUGE_TYPES, tokenizer=_Words())
         pairs = zip(_as_lists(references), predictions, strict=True)
         scores = [scorer.score_multi(targets, prediction) for targets, prediction in pairs]
         return {name: 100.0 * statistics.fmean(score[name].fmeasure for score in scores) for name in ROUGE_TYPES}
@@ -675,7 +686,10 @@ def compare(
             f"found {len(sources)} sources and {len(references)} references: "
             "expected the same number of both, and at least one"
         )
+    if {"bleu", "chrf"} & {*_check_metrics(metrics, tokenize)}:
+        _streams(references)
     models = ((teacher, tokenizer), (student, student_tokenizer or tokenizer))
+    sizes = [model_size(model) for model, _ in models]  # writes the models, which fails before hours of translating
     timed = list(sources)[:speed_sentences]
     passes = (REPEATS + WARMUP) * len(batch_sizes)
     total = len(models) * len(num_beams) * (len(sources) + passes * len(timed))
@@ -683,7 +697,6 @@ def compare(
         rows, signatures, outputs = _score_rows(
             models, sources, references, metrics, tokenize, num_beams, max(batch_sizes), stage.advance
         )
-        sizes = [model_size(model) for model, _ in models]
         rows += [ComparisonRow(name, sizes[0][name], sizes[1][name]) for name in sizes[0]]
         for beams in num_beams:
             for batch_size in batch_sizes:

@@ -13,11 +13,15 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """All of the file or none of it, whenever the power goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # no space left, or interrupted
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_whole_folder(folder: Path, write: Callable[[Path], Any]) -> None:

@@ -15,6 +15,7 @@ from shlex import quote
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from yaml import YAMLError
 
 from .card import TAG, readdressed
 
@@ -41,7 +42,7 @@ def push_folder(
 
     Args:
         folder: the student's; nothing in it is changed.
-        repo_id: "owner/name"; made if it is not there.
+        repo_id: "owner/name", or the name alone for a repository of one's own; made if it is not there.
         private: a repository that is made is private (`True`), public (`False`) or what its owner's settings say.
         token: a token for the Hub; by default the one that is logged in.
         revision: branch to commit to, made from main if it is not there.
@@ -60,14 +61,15 @@ def push_folder(
     """
     folder = Path(folder)
     check_repo_id(repo_id)
-    card = readdressed(check_student(folder), repo_id, _branch(revision))
+    card = check_student(folder)
     try:
         api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id  # with its owner
         if private:
             _check_private(api, repo_id)
         if _branch(revision):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
+        card = readdressed(card, repo_id, _branch(revision))
         commit = api.create_commit(repo_id, _operations(folder, card), commit_message=MESSAGE, revision=revision)
     except Exception as error:  # of many libraries: HTTP, LFS, Xet, the operating system
         flags = f"{' --private' if private else ''}{f' --revision {quote(revision)}' if revision else ''}"
@@ -108,7 +110,12 @@ def check_student(folder: Path) -> ModelCard:
         raise ValueError(
             f"{folder} is not a whole student: {', '.join(missing)} missing; push what distill wrote to --save"
         )
-    card = ModelCard.load(folder / "README.md")
+    try:
+        card = ModelCard.load(folder / "README.md")
+    except YAMLError as error:
+        raise ValueError(
+            f"{folder / 'README.md'}: its metadata are no YAML ({' '.join(str(error).split())}): mend them"
+        ) from error
     if TAG not in (card.data.tags or []):
         raise ValueError(f"{folder} holds no student: its README.md lacks the tag {TAG!r}. Is it the teacher?")
     return card

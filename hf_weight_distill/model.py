@@ -192,4 +192,5 @@ def _spec(c: ClassPlan, tensors: dict[str, Tensor], start: ClassStart) -> ClassS
     reach = [axis not in NEVER_PROJECTED for axis in c.axes]
     project = reach if row.layered else [r and x for r, x in zip(reach, c.changed_axes, strict=True)]
     teacher = c.stack(tensors).cpu()
-    return ClassSpec(c.path, c.axes, teacher, c.student_shape, changed, row.role, tuple(project), start)
+    sizes = tuple(map(len, c.groups))
+    return ClassSpec(c.path, c.axes, teacher, c.student_shape, sizes, changed, row.role, tuple(project), start)

@@ -28,6 +28,7 @@ class ClassPlan:
         groups: for each student layer the teacher layers that feed it; ``((0,),)`` where there is one parameter.
         teacher_shape: shape in one teacher layer.
         student_shape: shape in one student layer.
+        teacher_layers: how many of them the teacher has.
         generated: made by the weight source (true), or a free parameter that is trained as it is (false).
     """
 
@@ -35,6 +36,7 @@ class ClassPlan:
     groups: tuple[tuple[int, ...], ...]
     teacher_shape: tuple[int, ...]
     student_shape: tuple[int, ...]
+    teacher_layers: int
     generated: bool = True
 
     @property
@@ -54,8 +56,9 @@ class ClassPlan:
 
     @property
     def unchanged(self) -> bool:
-        """Whether neither a shape nor the depth changes."""
-        return self.teacher_shape == self.student_shape and all(len(group) == 1 for group in self.groups)
+        """Whether the student has the teacher's layers, all of them in their order and shape."""
+        own = tuple((layer,) for layer in range(self.teacher_layers))
+        return self.teacher_shape == self.student_shape and self.groups == own
 
     @property
     def changed_axes(self) -> tuple[bool, ...]:
@@ -112,6 +115,25 @@ class WeightPlan:
         return _describe(self)
 
 
+def check_precision(teacher: PreTrainedModel) -> None:
+    """Whether the weights are whole: students are made, and measured, in float32.
+
+    Raises:
+        ValueError: they are quantized, or of half precision.
+    """
+    if getattr(teacher.config, "quantization_config", None) is not None:
+        raise ValueError(
+            "the teacher is quantized; a student made from rounded weights would inherit their rounding: load it "
+            "without quantization_config, with dtype=torch.float32 (an adapter goes on top of that)"
+        )
+    half = sorted({str(p.dtype) for p in teacher.parameters() if p.dtype != torch.float32})
+    if half:
+        raise ValueError(
+            f"the teacher has {', '.join(half)} weights; the generator computes in float32 and would inherit their "
+            "rounding: load it with dtype=torch.float32, or call teacher.float()"
+        )
+
+
 def build_plan(teacher: PreTrainedModel, shape: StudentShape, dropout: float | None = None) -> WeightPlan:
     """Works out what feeds what.
 
@@ -134,7 +156,8 @@ def build_plan(teacher: PreTrainedModel, shape: StudentShape, dropout: float | N
     shell = stock_student(teacher, config, device="meta")
     groups = {stack: _groups(stack, teacher.config, shape, family) for stack in ("encoder", "decoder")}
     tensors, shells = tensors_of(teacher), tensors_of(shell)
-    classes = tuple(_class_plans(family, groups, tensors, shells))
+    depths = {stack: layer_count(teacher.config, stack, family) for stack in groups}
+    classes = tuple(_class_plans(family, groups, depths, tensors, shells))
     copied = tuple(name for name in family.copied if name in shells)
     constants = tuple(name for name in family.constants if name in shells)
     _check_partition(shells, classes, copied, constants, family)
@@ -154,6 +177,7 @@ def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
 def _class_plans(
     family: Family,
     groups: dict[str, tuple[tuple[int, ...], ...]],
+    depths: dict[str, int],
     tensors: dict[str, torch.Tensor],
     shells: dict[str, torch.Tensor],
 ) -> Iterable[ClassPlan]:
@@ -161,8 +185,8 @@ def _class_plans(
         if row.path.format(0) in tensors:
             teacher_shape, student_shape = (tuple(side[row.path.format(0)].shape) for side in (tensors, shells))
             outside = row.role.startswith("norm") and not row.layered
-            feeds = groups[row.stack] if row.layered else ((0,),)
-            yield ClassPlan(row, feeds, teacher_shape, student_shape, generated=not outside)
+            feeds, layers = (groups[row.stack], depths[row.stack]) if row.layered else (((0,),), 1)
+            yield ClassPlan(row, feeds, teacher_shape, student_shape, layers, generated=not outside)
 
 
 def _check_partition(

@@ -32,7 +32,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from .config import StudentShape
 from .evaluation import environment_of, inference
 from .families import Family, family_of
-from .plan import build_plan, layer_count, stock_student, student_config
+from .plan import build_plan, check_precision, layer_count, stock_student, student_config
 
 BATCH_SIZES = (1, 32)
 SOURCE_TOKENS = NEW_TOKENS = 32  # a sentence
@@ -340,6 +340,7 @@ def _check_wanted(
     decided = set(base.to_dict()) & {"decoder_layers", "decoder_groups"}
     # Says what a base of this family cannot have, whatever the search makes of the rest
     build_plan(teacher, base if decided else replace(base, decoder_layers=1))
+    check_precision(teacher)  # the students that race it are float32
     parameters, disk_bytes = sum(p.numel() for p in teacher.parameters()), safetensors_bytes(teacher)
     if targets.speedup is None and targets.fitted_by(parameters, disk_bytes):
         raise ValueError(f"the teacher itself has {targets}: {parameters:,} parameters, {_megabytes(disk_bytes)} MB")

@@ -52,6 +52,7 @@ RECIPES: dict[str, WeightDistillConfig] = {
     "opdf": WeightDistillConfig(
         source="mpo",
         source_options={"unit_sites": 1},
+        reconstruction="none",
         generator_objectives={"cross_entropy": 1.0, "tensor_constraint": 1e-4},
         generator_args={"max_steps": 2_000, "learning_rate": 5e-4, "lr_scheduler_type": "cosine", "warmup_steps": 0.1},
         finetune_args={"max_steps": 0},

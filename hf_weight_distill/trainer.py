@@ -1,7 +1,9 @@
 """One trainer for both phases: a ``Seq2SeqTrainer`` with our objectives."""
 
+import json
 import os
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType
@@ -13,13 +15,16 @@ from pyarrow.compute import list_value_length
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
+    EarlyStoppingCallback,
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    TrainerCallback,
     TrainerState,
 )
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
@@ -125,9 +130,18 @@ def about_training(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def last_checkpoint(folder: str | os.PathLike) -> str | None:
-    """The newest whole checkpoint of a phase; the trainer writes its state last, and may be interrupted before."""
-    whole = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / TRAINER_STATE_NAME).is_file()]
+    """The newest whole checkpoint of a phase."""
+    whole = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _is_whole(path)]
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """The trainer writes its state last, and may be interrupted before or while it does."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:
@@ -161,6 +175,60 @@ def refuse_in_phase_1(args: WeightDistillTrainingArguments) -> None:
         raise ValueError(
             "neftune_noise_alpha adds noise to an embedding module, and generated embeddings have none: leave it off "
             "in phase 1 (finetune_args may have it)"
+        )
+
+
+def check_phase(
+    args: WeightDistillTrainingArguments,
+    evaluates: bool,
+    has_metrics: bool,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> None:
+    """What the base class finds out when a phase begins, or after its first evaluation.
+
+    Args:
+        args: of the phase; nothing is asked of one without updates.
+        evaluates: whether there is a data set to evaluate on.
+        has_metrics: whether ``compute_metrics`` is given.
+        callbacks: of the phase.
+
+    Raises:
+        ValueError: evaluation without data, a metric that nothing computes, a package to report to that is not
+            installed, early stopping without what it looks at.
+    """
+    if args.max_steps == 0:
+        return
+    if args.eval_strategy != "no" and not evaluates:
+        raise ValueError(
+            f"eval_strategy={args.eval_strategy.value!r}, but there is no eval_dataset: give one, or leave it out"
+        )
+    if args.metric_for_best_model not in (None, "loss", "eval_loss") and not has_metrics:
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model!r}, but without compute_metrics there is eval_loss "
+            "alone: leave it out, or give compute_metrics to WeightDistiller.distill"
+        )
+    stops = any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks)
+    if stops and (args.metric_for_best_model is None or args.eval_strategy == "no"):
+        raise ValueError(
+            "EarlyStoppingCallback looks at an evaluation of every phase that trains: give each metric_for_best_model "
+            "(eval_loss, say) and an eval_strategy, or skip one with max_steps=0"
+        )
+    try:
+        for callback in get_reporting_integration_callbacks(args.report_to):
+            callback()
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(f"report_to={args.report_to}: {error}") from error
+
+
+def check_stream(dataset: Dataset | IterableDataset, args: WeightDistillTrainingArguments) -> None:
+    """Whether the number of updates is known.
+
+    Raises:
+        ValueError: a stream that is to be read in epochs.
+    """
+    if args.max_steps < 0 and not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"num_train_epochs={args.num_train_epochs:g} of a stream, whose length is not known: give max_steps"
         )
 
 
@@ -241,6 +309,8 @@ class WeightDistillTrainer(Seq2SeqTrainer):
             for objective, _ in objectives.values():
                 if "exposed" in objective.needs:
                     objective.check(model.source.exposed())
+            if kwargs["args"].ddp_broadcast_buffers is None:  # the frozen teacher, which DDP would send at each forward
+                kwargs["args"].ddp_broadcast_buffers = False
         super().__init__(model=model, **kwargs)
         if any(isinstance(callback, TrainingProgress) for callback in kwargs.get("callbacks") or ()):
             for kind in (ProgressCallback, PrinterCallback):  # one display is enough
@@ -372,14 +442,20 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         """Batches by tokens where ``max_tokens_per_batch`` asks for it."""
         if self.args.max_tokens_per_batch is None:
             return super().get_train_dataloader()
+        sampler = token_batches(self.train_dataset, self.args)
         loader = DataLoader(
             self._remove_unused_columns(self.train_dataset, description="training"),
-            batch_sampler=token_batches(self.train_dataset, self.args),
+            batch_sampler=sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        return self.accelerator.prepare(loader)
+        loader = self.accelerator.prepare(loader)
+        if loader.batch_sampler is not sampler:  # a shard of it, on several processes
+            # Resuming puts another sampler before both, through which accelerate finds the one that wants to know the
+            # epoch only where the shard names it.
+            loader.batch_sampler.sampler = sampler
+        return loader
 
     def _keep_padding_rows_zero(self) -> None:
         """In phase 2 a padding row that is zero gets no gradient through the tied head; phase 1 masks it itself."""

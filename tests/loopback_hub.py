@@ -26,7 +26,7 @@ import huggingface_hub
 import yaml
 from huggingface_hub import hf_api
 
-TOKEN = "hf_loopback"
+TOKEN, OWNER = "hf_loopback", "me"
 
 
 @dataclass
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
     # --- writing ---
 
     def _create(self, wish: dict) -> None:
-        repo_id = f"{wish['organization']}/{wish['name']}" if wish.get("organization") else wish["name"]
+        repo_id = f"{wish.get('organization') or OWNER}/{wish['name']}"
         exists = repo_id in self.server.branches
         if not exists:
             self.server.branches[repo_id] = {"main": {}}

@@ -132,6 +132,18 @@ def test_the_first_lines_say_how_small_and_how_fast(info):
     assert "It has" not in build_card(replace(info, comparison=None)).text
 
 
+def test_where_vocabularies_differ_sentences_are_compared_and_not_tokens(info):
+    rows = (*info.comparison.rows, ComparisonRow("sentences_per_second", 10.0, 15.0, 5, 32, 0.1, 0.2))
+    measured = replace(info, comparison=replace(info.comparison, rows=rows))
+    note = "The vocabularies differ"
+    same, cut = ({"vocabulary": sizes} for sizes in ((100, 100), (100, 70)))
+    card = build_card(replace(measured, shape=same))
+    assert "4.00 times as many tokens per second" in card.text and note not in card.text
+    card = build_card(replace(measured, shape=cut))
+    assert "generates 1.50 times as many sentences per second (beam 5, batch 32)." in card.text
+    assert note in section(card, "Size and speed")
+
+
 def test_the_tables_hold_the_numbers(info):
     card = build_card(info)
     assert table(section(card, "Shape"))[1:] == [["decoder layers", "6", "2"], ["odd \\| name", "1", "2"]]
@@ -206,7 +218,7 @@ TEACHER_CARDS = {
         "teacher_bases": ("someone/big",),
     },
     "---\nlanguage: [en, no]\nbase_model: [/home/me/x, a/b, c/d]\n---\n": {
-        "languages": ("en",),  # YAML reads the language no as False
+        "languages": ("en", "no"),  # which YAML reads as False
         "teacher_bases": ("a/b", "c/d"),
     },
     "---\nlicense: other\nlicense_name: own\nlicense_link: https://x.org/l\n---\n": {
@@ -326,6 +338,11 @@ def test_a_configuration_of_a_data_set_is_no_part_of_its_name(info):
 def test_limits_name_the_longest_text(info):
     text = section(build_card(replace(info, max_lengths=(128, 64), limits="No poems.")), "Limits")
     assert "cut sources at 128 and targets at 64 tokens" in text and text.rstrip().endswith("No poems.")
+
+
+def test_one_text_is_not_a_sequence_of_letters(info):
+    data = build_card(replace(info, languages="de", tags="news", teacher_bases="a/b")).data
+    assert data.language == ["de"] and data.tags[-1] == "news" and data.base_model == ["someone/big-en-de", "a/b"]
 
 
 def test_a_card_can_move(info):

@@ -25,7 +25,14 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
 from loopback_hub import loopback_hub
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer, MarianMTModel
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    M2M100Tokenizer,
+    MarianMTModel,
+)
 
 import hf_weight_distill
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, cli, data, planner
@@ -384,6 +391,7 @@ def test_card_and_scores_are_repeated_too(folder, tmp_path):
     argv = ["--train", folder / "train.jsonl", "--test", folder / "test.jsonl", "--output_dir", tmp_path / "run"]
     argv += [*SETTINGS, "--generator_args", "max_steps=0", "--finetune_args", "max_steps=0"]
     given = {"task": "summarization", "languages": ["en", "fr"], "test_metrics": ["chrf", "rouge"]}
+    given |= {"test_tokenize": "char"}
     for name, value in given.items():
         argv += [f"--{name}", *([value] if isinstance(value, str) else value)]
     code, _, err = call("distill", folder / "teacher", *argv)
@@ -411,6 +419,7 @@ def test_card_and_scores_are_repeated_too(folder, tmp_path):
     assert code == 0, err[-3000:]
     card = ModelCard.load(tmp_path / "again" / "student" / "README.md").data
     assert card.pipeline_tag == "translation" and {r.metric_type for r in card.eval_results} == {"bleu"}
+    assert "tok:char" in card.eval_results[0].metric_args["signature"]
     written = yaml.safe_load((tmp_path / "again" / "weight_distill.yaml").read_text())
     assert (written["task"], written["test_metrics"], written["license"]) == ("translation", ["bleu"], "mit")
 
@@ -541,7 +550,7 @@ def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
         (["--train", "DATA", "--finetune_args", "report_to=wand"], "finetune_args: wand is not supported"),
         (
             ["--train", "DATA", "--finetune_args", "metric_for_best_model=bleu"],
-            "computes eval_loss alone: leave it out",
+            "without compute_metrics there is eval_loss alone: leave it out",
         ),
         (["--train", "DATA", "--max_source_length", "1000"], "max_source_length=1000, but the teacher has 160"),
         (["--train", "DATA", "--test_metrics", "meteor"], "invalid choice: 'meteor'"),
@@ -684,6 +693,30 @@ def test_evaluate_prints_and_writes_json(folder, run, tmp_path):
 def test_wrong_settings_are_refused_before_a_model_is_loaded(folder, argv, message):
     code, out, err = call(*(part.replace("FOLDER", str(folder)) for part in argv))
     assert code == 2 and not out and re.search(message, err), err
+
+
+SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 8}
+
+
+def test_a_student_of_one_direction_is_measured_in_it(folder, multilingual, tmp_path):
+    argv = ["evaluate", tmp_path / "teacher", tmp_path / "student", "--data", folder / "test.jsonl"]
+    argv += ["--num_beams", "1", "--batch_sizes", "8", "--speed_sentences", "1", "--metrics", "chrf"]
+    sizes = {f"{stack}_{name}": size for stack in ("encoder", "decoder") for name, size in SIZES.items()}
+    ids = {f"{name}_token_id": getattr(multilingual, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    config = M2M100Config(vocab_size=len(multilingual), d_model=8, **sizes, **ids, max_position_embeddings=512)
+    for name, languages in (("teacher", ()), ("student", ("de", "fr"))):
+        model = M2M100ForConditionalGeneration(config)
+        if languages:
+            loading.set_languages(multilingual, model, *languages)
+        model.save_pretrained(tmp_path / name)
+        multilingual.save_pretrained(tmp_path / name)
+    code, out, err = call(*argv)
+    assert code == 2 and not out
+    assert "the student was made for src_lang=de, the teacher's tokenizer is set to en: give --src_lang de" in err
+    code, _, err = call(*argv, "--src_lang", "de")
+    assert code == 2 and "give --tgt_lang fr" in err
+    code, out, err = call(*argv, "--src_lang", "de", "--tgt_lang", "fr")
+    assert code == 0 and "chrf (greedy)" in out, err
 
 
 def test_models_of_different_vocabularies_are_not_compared(folder, tmp_path):

@@ -12,15 +12,25 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
+from huggingface_hub import ModelCard
 from models import tiny_teacher
 from safetensors.torch import load_file
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 from training import arguments, random_features
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, MarianMTModel, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MarianMTModel,
+    TrainerCallback,
+)
 
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller
 from hf_weight_distill import distiller as module
+from hf_weight_distill.corpus import built_in_corpus
 from hf_weight_distill.plan import tensors_of
+from hf_weight_distill.trainer import last_checkpoint
 
 SHAPE = StudentShape(decoder_layers=1)
 FAST = {"max_steps": 3, "learning_rate": 1e-2, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
@@ -395,6 +405,14 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(marian, tmp_path):
     assert (tmp_path / "run" / "finetune" / "checkpoint-3" / "trainer_state.json").exists()
 
 
+@pytest.mark.parametrize("state", ["", '{"log_history": ['])
+def test_a_checkpoint_whose_state_was_cut_off_is_passed_over(tmp_path, state):
+    for step, text in ((9, "{}"), (10, "{}"), (11, state)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
 def test_checkpoints_of_another_run_are_no_ones(marian, tmp_path):
     args = arguments(tmp_path / "mine", max_steps=2, save_strategy="steps", save_steps=1)
     load(marian).distill(PAIRS, output_dir=tmp_path / "a", finetune_args=args)
@@ -451,6 +469,49 @@ def test_resume_with_other_settings_is_refused(marian, tmp_path):
 def test_the_card_names_no_path_of_this_machine(marian, tmp_path):
     load(marian).save_pretrained(tmp_path / "student")
     assert str(marian.parent) not in (tmp_path / "student" / "README.md").read_text()
+    cache = str(tmp_path / "secret" / "cache")
+    config = replace(CONFIG, source="mpo", source_options={"cache_dir": cache}, finetune_args=FAST | {"max_steps": 0})
+    load(marian, config=config).save_pretrained(tmp_path / "other")
+    card = (tmp_path / "other" / "README.md").read_text()
+    assert "secret" not in card and "cache_dir: cache" in card
+
+
+def test_what_only_the_model_wants_to_know_is_no_business_of_the_tokenizer(marian, tmp_path):
+    distiller = load(marian, dtype=torch.float32, attn_implementation="eager", local_files_only=True)
+    distiller.save_pretrained(tmp_path / "student")
+    settings = json.loads((tmp_path / "student" / "tokenizer_config.json").read_text())
+    assert not {"dtype", "attn_implementation"} & set(settings)
+
+
+def test_the_recipe_of_opdf_starts_from_the_layers_that_it_is_held_to(tmp_path):
+    distiller = WeightDistiller(tiny_teacher("marian"), student=StudentShape(decoder_layers=1), recipe="opdf")
+    model = distiller.calibrate(random_features(8))
+    pairs = model.source.exposed()["auxiliary"]
+    assert pairs and all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in pairs)
+
+
+def test_a_teacher_without_a_name_is_no_repository(marian, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_weight_distill.card.hf_hub_download", None)
+    distiller = load(marian)
+    distiller.teacher.name_or_path = ""
+    distiller.save_pretrained(tmp_path / "student")
+    card = ModelCard.load(tmp_path / "student" / "README.md")
+    assert card.data.base_model is None and "from `a Marian model in memory`" in card.text
+
+
+def test_the_card_names_the_split_that_was_scored(marian, tmp_path, monkeypatch):
+    corpus = built_in_corpus(train=2, validation=2, test=2)
+    monkeypatch.setattr("hf_weight_distill.data._corpus", lambda: corpus)
+    (tmp_path / "test.jsonl").write_text('{"source": "a", "target": "b"}')
+    options = {"metrics": ("chrf",), "batch_sizes": (1,), "speed_sentences": 1}
+    for number, (data, split, expected) in enumerate(
+        (("built-in", None, "test"), ("built-in", "validation", "validation"), (tmp_path / "test.jsonl", None, None))
+    ):
+        distiller = load(marian)
+        distiller.evaluate(data, split, **options)
+        distiller.save_pretrained(tmp_path / str(number))
+        (result,) = ModelCard.load(tmp_path / str(number) / "README.md").data.eval_results
+        assert result.dataset_split == expected
 
 
 def test_a_save_that_fails_leaves_nothing(marian, tmp_path, monkeypatch):
@@ -555,12 +616,31 @@ def test_folders_that_are_taken(marian, tmp_path):
         ({"source_options": {"sacle": True}}, "source 'generator' has no option sacle.*activation"),
         ({"schedules": {"magnitude_pruning": {"sparsty": 0.5}}}, "magnitude_pruning.*sparsty.*sparsity"),
         ({"objective_options": {"tau": 2.0}}, "objective option.*tau.*temperature"),
+        ({"finetune_args": FAST | {"eval_strategy": "steps"}}, "eval_strategy='steps', but there is no eval_dataset"),
+        ({"finetune_args": FAST | {"metric_for_best_model": "bleu"}}, "'bleu', but without compute_metrics"),
+        ({"finetune_args": FAST | {"report_to": "wandb"}}, r"report_to=\['wandb'\]: .*install"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_trained(marian, tmp_path, config, message):
     with pytest.raises(ValueError, match=message):
         load(marian, config=replace(CONFIG, **config)).distill(PAIRS, output_dir=tmp_path / "run")
     assert not (tmp_path / "run" / "generated_student").exists()
+
+
+def test_a_stream_has_no_epochs_in_either_phase(marian, tmp_path):
+    config = replace(CONFIG, finetune_args={"num_train_epochs": 2, "report_to": "none"})
+    with pytest.raises(ValueError, match="num_train_epochs=2 of a stream, whose length is not known: give max_steps"):
+        load(marian, config=config).distill(PAIRS.to_iterable_dataset(), output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_early_stopping_looks_at_both_phases(marian, tmp_path):
+    best = {"eval_strategy": "steps", "metric_for_best_model": "loss"}
+    config = replace(CONFIG, finetune_args=FAST | best)
+    options = {"output_dir": tmp_path / "run", "callbacks": [EarlyStoppingCallback()]}
+    with pytest.raises(ValueError, match="EarlyStoppingCallback looks at an evaluation of every phase"):
+        load(marian, config=config).distill(PAIRS, PAIRS, **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_generation_settings_that_cannot_be_saved_are_refused_first(marian, tmp_path):

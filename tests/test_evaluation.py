@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+import string
 import time
 from types import SimpleNamespace
 
@@ -90,6 +92,30 @@ def test_rouge_by_hand():
     scores = compute_scores(["a x c"], ["a b c"], ("rouge",))
     assert scores["rouge1"] == scores["rougeL"] == pytest.approx(200 / 3)
     assert scores["rouge2"] == 0
+
+
+@pytest.mark.parametrize(
+    "prediction, reference, expected",
+    [
+        ("привет мир дорогой", "привет мир дорогой", 100),
+        ("schöne grüße", "schäne gräße", 0),  # rouge_score sees sch, ne, gr, e on both sides
+        ("schöne grüße", "schöne gräße", 50),
+        ("我喜欢吃红苹果", "我喜欢吃青苹果", 100 * 6 / 7),
+        ("हिन्दी भाषा", "हिन्दी बोली", 50),
+    ],
+)
+def test_rouge_knows_other_letters_than_english(prediction, reference, expected):
+    assert compute_scores([prediction], [reference], ("rouge",))["rouge1"] == pytest.approx(expected)
+
+
+def test_in_ascii_rouge_has_the_words_of_rouge_score():
+    drawn, letters = random.Random(0), [*string.printable, *" " * 30]
+    texts = ["".join(drawn.choices(letters, k=40)) for _ in range(200)]
+    scorer = rouge_scorer.RougeScorer(["rouge1", "rougeLsum"])
+    each = [scorer.score(reference, text) for text, reference in zip(texts, texts[1:], strict=False)]
+    scores = compute_scores(texts[:-1], texts[1:], ("rouge",))
+    for name in ("rouge1", "rougeLsum"):
+        assert scores[name] == pytest.approx(100 * np.mean([score[name].fmeasure for score in each]))
 
 
 def test_several_references_are_transposed_for_sacrebleu():
@@ -331,6 +357,8 @@ def test_compare_refuses_early(model, tokenizer):
         compare(model, model, tokenizer, ["a"], ["a", "b"])
     with pytest.raises(ValueError, match="unknown metric 'ter'"):
         compare(model, model, tokenizer, ["a"], ["a"], metrics=("ter",))
+    with pytest.raises(ValueError, match=r"found \[1, 2\] references per sentence"):
+        compare(object(), object(), tokenizer, ["a", "b"], [["a"], ["a", "b"]])  # before a model is asked for anything
     for settings, message in (
         ({"batch_sizes": ()}, r"batch_sizes=\(\): expected at least one number"),
         ({"num_beams": (1, 0)}, r"num_beams=\(1, 0\): expected at least one number, none below 1"),

@@ -427,6 +427,7 @@ def test_what_ctranslate2_cannot_hold_is_refused_with_the_reason(family, shape, 
         ({"quantization": "int4"}, "quantization='int4', expected float32 or int8"),
         ({"sentences": []}, "found no sentences"),
         ({"output_dir": "."}, "exists and is not empty"),
+        ({"output_dir": "mine/out"}, "mine is no folder that can be written to"),
     ],
 )
 def test_wrong_use_is_refused_before_work(marian, tmp_path, monkeypatch, options, message):

@@ -146,6 +146,20 @@ def test_the_published_initialisation():
     assert not any("encoder/layers" in name for name in source.projections)  # same shape and depth: element-wise only
 
 
+def test_the_published_mean_is_over_the_layers_of_each_group():
+    teacher = tiny_teacher("marian")
+    plan = build_plan(teacher, StudentShape(decoder_groups=((0,), (1, 2, 3))))
+    source = WeightDistillModel(plan, teacher, random_start(plan, teacher), "generator", PAPER).source
+    for c in plan.generated:
+        key = c.path.replace(".", "/")
+        if key in source.mix:
+            mean = torch.einsum("sg...,sg->s...", source.teacher[key], source.mix[key])
+            tensors = dict(teacher.named_parameters())
+            for row, group in zip(mean, c.groups, strict=True):
+                expected = torch.stack([tensors[c.path.format(layer)].detach() for layer in group]).mean(0)
+                torch.testing.assert_close(row, expected)
+
+
 def test_parameter_count_of_the_papers_small_student():
     """stu2: decoder 2 layers of width 512, FFN 2048, from 6 layers: 59.28 M against 8.408 M generated."""
     config = MarianConfig(vocab_size=32, pad_token_id=0, decoder_start_token_id=0, d_model=512, encoder_layers=1)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from huggingface_hub import HfApi, ModelCard
-from loopback_hub import client_of, environment, loopback_hub
+from loopback_hub import OWNER, client_of, environment, loopback_hub
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 
 from hf_weight_distill import StudentShape, WeightDistiller
@@ -225,6 +225,24 @@ def test_names_that_no_repository_has_are_refused_before_the_student_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_alone_is_a_repository_of_ones_own(hub, folder):
+    for _ in range(2):  # made, and there already
+        url = push_folder(folder, "small", revision="v2")
+    assert url == f"{hub.url}/{OWNER}/small/commit/{hub.sha(f'{OWNER}/small', 'v2')}"
+    card = hub.branches[f"{OWNER}/small"]["v2"]["README.md"].decode()
+    assert f"# {OWNER}/small\n" in card and f'name = "{OWNER}/small"' in card
+    hub.fail("POST *commit*", 500)
+    with pytest.raises(OSError, match=f"`hf-weight-distill push .* {OWNER}/small` pushes it"):
+        push_folder(folder, "small")
+
+
+def test_a_card_that_was_edited_into_no_yaml_is_named(folder, tmp_path):
+    for name, data in content(folder).items():
+        (tmp_path / name).write_bytes(data.replace(b"license: cc-by-4.0", b"license: [cc-by-4.0"))
+    with pytest.raises(ValueError, match="README.md: its metadata are no YAML .*: mend them"):
+        push_folder(tmp_path, REPO)
+
+
 def test_a_distiller_whose_push_fails_leaves_the_student_where_the_command_line_finds_it(hub, distiller, tmp_path):
     distiller._run = tmp_path / "run"
     distiller._run.mkdir()
@@ -285,6 +303,11 @@ def test_a_teacher_on_the_hub_passes_on_its_licence(hub, teacher, tmp_path):
     card.validate()
     assert (card.data.license, card.data["license_name"], card.data.base_model) == ("other", "research", "someone/big")
     assert f"[research]({link}), inherited from the teacher" in card.text
+    with pytest.warns(UserWarning, match="license='mit', but the card of the teacher"):
+        distiller.save_pretrained(tmp_path / "mine", license="mit")
+    card = ModelCard.load(tmp_path / "mine" / "README.md")
+    assert "`mit`. The weights are derived from the teacher's, whose card says `other`" in card.text
+    assert card.data.license == "mit" and link not in card.text
 
 
 def test_a_teacher_without_a_card_or_out_of_reach_costs_nothing(hub, tmp_path):

@@ -155,6 +155,17 @@ def test_a_stack_that_keeps_its_shape_and_the_first_layer_stay():
         torch.testing.assert_close(value, names[name], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["marian", "t5"])
+def test_one_layer_chosen_by_hand_is_fitted_like_the_last_of_a_group(family):
+    _, expected, _ = start_of(family, StudentShape(decoder_layers=1), "least_squares")
+    for groups in (((3,),), ((0, 1, 2, 3),)):
+        _, found, _ = start_of(family, StudentShape(decoder_groups=groups), "least_squares")
+        assert all(torch.equal(found[path].weight, start.weight) for path, start in expected.items())
+    moved = start_of(family, StudentShape(decoder_groups=((1,), (0,), (2,), (3,))), "least_squares")[1]
+    plain = start_of(family, StudentShape(decoder_groups=((1,), (0,), (2,), (3,))), "none")[1]
+    assert any(not torch.equal(moved[path].weight, start.weight) for path, start in plain.items())
+
+
 def test_one_token_is_enough_to_be_finite():
     teacher = tiny_teacher("t5")
     plan = build_plan(teacher, SHAPE)

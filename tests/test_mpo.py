@@ -439,7 +439,7 @@ def test_a_class_spec_alone_is_enough():
     W_SPQ = torch.randn(2, 12, 8)
     start = ClassStart(W_SPQ)
     T_SGOI = torch.randn(2, 1, 12, 8)
-    spec = ClassSpec("a.{}.b", ("ffn", "model"), T_SGOI, (12, 8), False, "linear", (True, True), start)
+    spec = ClassSpec("a.{}.b", ("ffn", "model"), T_SGOI, (12, 8), (1, 1), False, "linear", (True, True), start)
     torch.testing.assert_close(MPO([spec])()["a.{}.b"], W_SPQ, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="unit_sites=-2"):
         MPO([spec], unit_sites=-2)

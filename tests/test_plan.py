@@ -24,6 +24,25 @@ def test_groups_are_consecutive_unless_given(shape, expected):
     assert groups(build_plan(tiny_teacher("marian"), shape)) == expected
 
 
+@pytest.mark.parametrize(
+    ("shape", "changes"),
+    [
+        ({}, False),
+        ({"decoder_groups": ((0,), (1,), (2,), (3,))}, False),
+        ({"decoder_groups": ((3,),)}, True),
+        ({"decoder_groups": ((0,), (1,), (3,), (2,))}, True),
+        ({"decoder_groups": ((0,), (0,), (2,), (3,))}, True),
+    ],
+)
+def test_layers_that_are_left_out_or_moved_are_a_change(shape, changes):
+    plan = build_plan(tiny_teacher("marian"), StudentShape(**shape))
+    classes = [c for c in plan.classes if c.weight_class.layered and c.weight_class.stack == "decoder"]
+    assert [c.unchanged for c in classes] == [not changes] * len(classes)
+    generated = sum(changes for c in classes)
+    assert f"generated: {generated} classes that change" in str(plan)
+    assert all(c.unchanged for c in plan.classes if c not in classes)
+
+
 def test_unequal_groups_are_filled_with_zeros():
     teacher = tiny_teacher("t5")
     plan = build_plan(teacher, StudentShape(decoder_groups=((0,), (1, 2, 3))))

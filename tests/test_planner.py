@@ -242,6 +242,12 @@ def test_wrong_batch_sizes_are_refused():
         find_shape(tiny_teacher("marian"), Targets(speedup=2), batch_sizes=(0,))
 
 
+def test_a_teacher_of_half_precision_does_not_race_float32_students(monkeypatch):
+    monkeypatch.setattr(MarianMTModel, "generate", None)
+    with pytest.raises(ValueError, match="the teacher has torch.bfloat16 weights.*load it with dtype=torch.float32"):
+        find_shape(tiny_teacher("marian").bfloat16(), Targets(speedup=2))
+
+
 # --- speed -----------------------------------------------------------------------------------------------------------
 
 
@@ -368,6 +374,22 @@ def test_a_terminal_gets_a_drawn_table(folder, quick, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     _, out, _ = call("plan", folder, "--target_disk", "0.04MB", "--batch_sizes", "1", stdout=Terminal)
     assert "╭" in out and "\x1b" in out and "picked" in out
+
+
+def test_a_narrow_terminal_cuts_no_numbers(folder, quick, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    wide, (code, out, _) = (
+        call("plan", folder, "--target_disk", "0.04MB", "--batch_sizes", "1", stdout=stdout)
+        for stdout in (io.StringIO, Terminal)
+    )
+    assert code == 0 and "╭" not in out and "…" not in out and "8,070" in out
+    assert out.splitlines()[1] == wide[1].splitlines()[1]
+
+
+def test_the_next_step_takes_the_revision_that_was_planned(folder, quick):
+    _, out, _ = call("plan", folder, "--revision", "main", "--target_disk", "0.04MB", "--batch_sizes", "1")
+    assert f"next: hf-weight-distill distill {folder} --revision main --encoder_layers" in out
 
 
 def test_out_of_reach_is_exit_code_2_with_the_table(folder, quick):

@@ -11,6 +11,7 @@ from training import arguments, random_features
 from transformers import TrainerCallback
 
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller
+from hf_weight_distill.files import write_whole
 from hf_weight_distill.record import RunRecord, read_json, write_json
 
 SHAPE = StudentShape(encoder_layers=2, decoder_layers=1, d_model=8, ffn_dim=12, attention_heads=2)
@@ -50,12 +51,20 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def _full_disk(file):
+    file.write(b"{")
+    raise OSError("no space left")
+
+
 def test_json_is_written_whole_and_read_with_a_remedy(tmp_path):
     write_json(tmp_path / "new" / "a.json", {"ä": [1]})
     assert read_json(tmp_path / "new" / "a.json") == {"ä": [1]} and read_json(tmp_path / "b.json") == {}
     with pytest.raises(TypeError):
         write_json(tmp_path / "new" / "a.json", {"a": object()})
     assert read_json(tmp_path / "new" / "a.json") == {"ä": [1]}
+    with pytest.raises(OSError, match="no space left"):
+        write_whole(tmp_path / "new" / "a.json", _full_disk)
+    assert read_json(tmp_path / "new" / "a.json") == {"ä": [1]} and len(list((tmp_path / "new").iterdir())) == 1
     (tmp_path / "c.json").write_text("{")
     with pytest.raises(ValueError, match=r"c.json cannot be read .*: delete it"):
         RunRecord(tmp_path).facts = read_json(tmp_path / "c.json")

@@ -56,7 +56,7 @@ def test_students_alone_and_other_quantities(tmp_path):
 
 def test_the_legend_names_every_model_with_its_numbers(tmp_path):
     (legend,) = quality_against_speed(ROWS, tmp_path / "q.png").legends
-    assert [text.get_text() for text in legend.get_texts()][0] == "teacher: 90.0, 1.5 M"
+    assert [text.get_text() for text in legend.get_texts()][0] == "teacher: 90.0, 1.5\N{NARROW NO-BREAK SPACE}M"
     assert len(legend.get_texts()) == len(ROWS)
 
 

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from tiny import tiny_marian_model, tiny_marian_tokenizer
 
 from hf_weight_distill import data
-from hf_weight_distill.cli import main
+from hf_weight_distill.cli import build_parser, main
 from hf_weight_distill.corpus import built_in_corpus
 from hf_weight_distill.report import charts, write_report
+from hf_weight_distill.report.numbers import millions
 from hf_weight_distill.report.page import MOST_LETTERS
 
 DOCS = Path(__file__).parents[1] / "docs" / "report.md"
@@ -305,7 +306,30 @@ def test_a_command_on_the_page_quotes_its_paths(tmp_path):
     page = page_of(write_run(tmp_path / "a run", **{"scores.json": None}))
     command = unescape(page.section("quality").partition("hf-weight-distill ")[2]).partition(" measures it")[0]
     student, scores = (str(tmp_path / "a run" / name) for name in ("student", "scores.json"))
-    assert shlex.split(command) == ["evaluate", "TEACHER", student, "--data", "DATA", "--json", scores]
+    teacher, languages = "/somewhere/on/this/machine/opus-mt-en-de", ["--source_lang", "en", "--target_lang", "de"]
+    assert shlex.split(command) == ["evaluate", teacher, student, "--data", "DATA", *languages, "--json", scores]
+
+
+def test_a_command_on_the_page_measures_what_the_run_trained(tmp_path):
+    settings = {"teacher": "a/b", "teacher_revision": "v2", "src_lang": "deu_Latn", "tgt_lang": "eng_Latn"}
+    settings |= {"source_column": "text", "config": {"prefix": "summarize: "}}
+    write_run(tmp_path, **{"scores.json": None, "weight_distill.yaml": settings})
+    command = unescape(page_of(tmp_path).section("quality").partition("hf-weight-distill ")[2]).partition(" measures")[
+        0
+    ]
+    given = vars(build_parser().parse_args(shlex.split(command)))
+    expected = {**settings, "prefix": "summarize: ", "student": str(tmp_path / "student"), "target_column": None}
+    del expected["config"]
+    assert {name: given[name] for name in expected} == expected
+
+
+def test_where_vocabularies_differ_sentences_are_compared_and_not_tokens(tmp_path):
+    write_run(tmp_path)
+    assert "tokens/s, greedy, batch 1 100 → 350 3.5× the speed" in page_of(tmp_path).text
+    edited(tmp_path, "record.json", shape={"vocabulary": [80, 70]})
+    page = page_of(tmp_path)
+    assert "sentences/s, greedy, batch 1 10 → 36 3.6× the speed" in page.text
+    assert "teacher 30.0 at 10 sentences/s, student 24.0 at 36" in page.text and "sentences/s, logarithmic" in page.text
 
 
 def test_scores_of_a_version_without_outputs(tmp_path):
@@ -333,6 +357,8 @@ def test_interrupted_in_phase_2_the_furthest_history_counts(tmp_path):
         checkpoint.mkdir(parents=True)
         entries = log((n, {"loss": 2.0, "cross_entropy": 2.0}) for n in range(1, step + 1))
         (checkpoint / "trainer_state.json").write_text(json.dumps({"log_history": entries}))
+    (tmp_path / "finetune" / "checkpoint-12").mkdir()
+    (tmp_path / "finetune" / "checkpoint-12" / "trainer_state.json").write_text('{"log_history": [')  # killed here
     page = page_of(tmp_path)
     assert len(curve(page, "loss")[2]) == 10
     assert "interrupted" in page.section("time") and "written when phase 1 ends" in page.section("mixing")
@@ -509,6 +535,13 @@ def test_nothing_sticks_out_and_both_colour_schemes_are_there(real, tmp_path, wi
 
 
 # --- charts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value, text", [(99_999, "99,999"), (6_563_000, "6.56 M"), (999_400_000, "999 M"), (1_370_000_000, "1.37 B")]
+)
+def test_parameters_are_short(value, text):
+    assert millions(value).replace("\N{NARROW NO-BREAK SPACE}", " ") == text
 
 
 def test_thinning_keeps_the_ends_and_the_peaks():

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import skip_first_batches
+from accelerate.data_loader import prepare_data_loader
 from ddp_worker import train
 from models import random_batch, tiny_teacher
 from training import arguments, random_features
@@ -216,6 +218,31 @@ def test_resume_is_bit_exact(phase, tokens, tmp_path):
     whole = run("a")
     resumed = run("b", resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
+
+
+def test_on_two_processes_token_batches_go_on_within_their_own_epoch(tmp_path):
+    teacher, model = build()
+    trainer = trainer_of(model, teacher, arguments(tmp_path, max_tokens_per_batch=24))
+    shard = {"num_processes": 2, "process_index": 1, "put_on_device": False}
+    trainer.accelerator.prepare = lambda loader: prepare_data_loader(loader, **shard)
+
+    def epoch(loader, number):
+        loader.set_epoch(number)
+        return [batch["labels"].tolist() for batch in loader]
+
+    first, second = (epoch(trainer.get_train_dataloader(), number) for number in (0, 1))
+    assert first != second
+    resumed = skip_first_batches(trainer.get_train_dataloader(), 2)
+    assert epoch(resumed, 1) == second[2:]
+
+
+def test_the_frozen_teacher_is_not_sent_at_each_forward_of_phase_1(tmp_path):
+    for phase, expected in (("generator", False), ("finetune", None)):
+        teacher, model = build(phase)
+        assert trainer_of(model, teacher, arguments(tmp_path)).args.ddp_broadcast_buffers is expected
+    teacher, model = build()
+    args = arguments(tmp_path, ddp_broadcast_buffers=True)
+    assert trainer_of(model, teacher, args).args.ddp_broadcast_buffers
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

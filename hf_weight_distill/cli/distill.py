@@ -15,7 +15,7 @@ from ..recipes import RECIPES
 from ..record import RUN_FILE, SCORES_FILE, read_settings, write_settings
 from .flags import COMPARISON, SPELLING, add_comparison, add_shape, add_teacher, add_texts
 from .job import AFTERWARDS, COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, PHASES, Job, job_of
-from .loading import PROGRAM, USUAL_SPLITS, load_distiller, load_pairs, quiet, say, users_own
+from .loading import PROGRAM, load_distiller, load_pairs, quiet, say, users_own
 from .values import add_fields
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _check_evaluation(job: Job) -> None:
 
 def _check_settings(distiller: "WeightDistiller", run: Path, evaluates: bool) -> "WeightDistillTrainingArguments":
     """What ``distill`` would refuse, and wrong training arguments; the first phase's arguments are returned."""
-    from ..trainer import check_arguments
+    from ..trainer import check_arguments, check_phase
 
     config = distiller.config
     phases = []
@@ -141,26 +141,10 @@ def _check_settings(distiller: "WeightDistiller", run: Path, evaluates: bool) ->
         check_arguments(name, getattr(config, name))
         with users_own(name):
             phases.append(distiller._arguments(getattr(config, name), run / name.removesuffix("_args"), evaluates))
-            _check_reports(phases[-1])
+            check_phase(phases[-1], evaluates, has_metrics=False)
     distiller._check_lengths()
     distiller._check_run(run, *phases, resume=True)  # folders are looked at in _check_folders
     return phases[0]
-
-
-def _check_reports(args: "WeightDistillTrainingArguments") -> None:
-    """What the trainer would report to, and the metric that it would look for after its first evaluation."""
-    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
-
-    try:
-        for callback in get_reporting_integration_callbacks(args.report_to):
-            callback()
-    except (ImportError, RuntimeError) as error:
-        raise ValueError(f"report_to={args.report_to}: {error}") from error
-    if args.metric_for_best_model not in (None, "loss", "eval_loss"):
-        raise ValueError(
-            f"metric_for_best_model={args.metric_for_best_model!r}, but the command line computes eval_loss alone: "
-            "leave it out, or give compute_metrics to WeightDistiller.distill in Python"
-        )
 
 
 def _check_places(run: Path, save: Path) -> None:
@@ -234,18 +218,24 @@ def _finish(distiller: "WeightDistiller", job: Job, pairs: dict[str, "Dataset"],
         if "test" in pairs:
             print(distiller.evaluate(pairs["test"], **_scoring(job), progress=True))
     except Exception:
-        _save(distiller, job, run, save)
+        _save(distiller, job, pairs, run, save)
         raise
-    _save(distiller, job, run, save)
+    _save(distiller, job, pairs, run, save)
 
 
 def _scoring(job: Job) -> dict[str, Any]:
     return {name: job.afterwards.get(f"test_{name}", usual) for name, usual in COMPARISON.items()}
 
 
-def _save(distiller: "WeightDistiller", job: Job, run: Path, save: Path) -> None:
-    distiller.save_pretrained(save, **_card_fields(job))
+def _save(distiller: "WeightDistiller", job: Job, pairs: dict[str, "Dataset"], run: Path, save: Path) -> None:
+    distiller.save_pretrained(save, **_card_fields(job), eval_split=_test_split(job, pairs))
     say(f"the student is in {save}; next: {shlex.join([PROGRAM, 'report', str(run)])}")
+
+
+def _test_split(job: Job, pairs: dict[str, "Dataset"]) -> str | None:
+    from ..data import split_name
+
+    return job.data.get("test_split") or (split_name(job.data["test"], pairs["test"]) if "test" in pairs else None)
 
 
 def _card_fields(job: Job) -> dict[str, Any]:
@@ -258,7 +248,6 @@ def _card_fields(job: Job) -> dict[str, Any]:
         "task": card.get("task", "translation"),
         "dataset": data["train"],
         "eval_dataset": data.get("test"),
-        "eval_split": data.get("test_split") or (USUAL_SPLITS["test"] if data.get("test") == "built-in" else None),
         "src_lang": data.get("src_lang"),
         "tgt_lang": data.get("tgt_lang"),
     }

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import WeightDistillConfig
 from ..files import check_file, write_json
@@ -10,6 +11,9 @@ from .flags import COMPARISON, add_comparison, add_teacher, add_texts
 from .job import COLUMN_FLAGS, LANGUAGE_FLAGS
 from .loading import PROGRAM, load_model, load_pairs, place, quiet, set_languages, users_own
 from .values import field_docs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SUMMARY = "compare teacher and student"
 USAGE = "TEACHER STUDENT --data DATA [flags]"
@@ -33,8 +37,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(**COMPARISON)
     text = "the first so many sentences are timed (default: 64)"
     parser.add_argument("--speed_sentences", type=int, default=64, metavar="N", help=text)
-    text = "sacreBLEU's tokenizer for BLEU (default: 13a)"
-    parser.add_argument("--tokenize", default="13a", metavar="NAME", help=text)
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU, if there is one)")
     parser.add_argument("--json", metavar="FILE", help="write the comparison there, too")
 
@@ -57,13 +59,17 @@ def run(arguments: argparse.Namespace) -> None:
             tokenizer = load_tokenizer(arguments.teacher, revision=arguments.teacher_revision or "main")
         tokenizers = [tokenizer, tokenizer]
         with users_own(arguments.student):
-            if models[1].config.vocab_size != models[0].config.vocab_size:  # trimmed: has a tokenizer of its own
-                with contextlib.suppress(OSError, ValueError, TypeError):  # none there: the teacher's is refused below
-                    tokenizers[1] = AutoTokenizer.from_pretrained(arguments.student)
+            own = None
+            with contextlib.suppress(OSError, ValueError, TypeError):  # none there
+                own = AutoTokenizer.from_pretrained(arguments.student)
+            if own is not None and models[1].config.vocab_size != models[0].config.vocab_size:  # trimmed
+                tokenizers[1] = own
             check_tokenizer(tokenizers[1], models[1].config)
         for model, tokenizer in zip(models, tokenizers, strict=True):
             set_languages(tokenizer, model, arguments.src_lang, arguments.tgt_lang)
             place(model, arguments.device)
+        if own is not None:
+            _check_languages(tokenizers[0], own, arguments)
         columns = {name: getattr(arguments, name) for name in COLUMN_FLAGS}
         pairs = load_pairs("data", arguments.data, arguments.data_split, columns)
         comparison = compare(
@@ -78,3 +84,16 @@ def run(arguments: argparse.Namespace) -> None:
     print(comparison)
     if arguments.json:
         write_json(Path(arguments.json), comparison.to_dict())
+
+
+def _check_languages(
+    tokenizer: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase", given: argparse.Namespace
+) -> None:
+    """A student of one direction beside a teacher of many: which one is measured has to be said."""
+    for name in LANGUAGE_FLAGS:
+        made_for, used = getattr(student, name, None), getattr(tokenizer, name, None)
+        if getattr(given, name) is None and made_for != used:
+            raise ValueError(
+                f"the student was made for {name}={made_for}, the teacher's tokenizer is set to {used}: give "
+                f"--{name} {made_for or used}"
+            )

@@ -7,7 +7,8 @@ from ..config import StudentShape
 from .values import add_fields, registered
 
 METRIC_CHOICES = registered("evaluation.py", "METRICS")
-COMPARISON = {"metrics": ["bleu", "chrf"], "num_beams": [1, 5], "batch_sizes": [1, 32]}  # where nothing is given
+# where nothing is given
+COMPARISON = {"metrics": ["bleu", "chrf"], "num_beams": [1, 5], "batch_sizes": [1, 32], "tokenize": "13a"}
 SPELLING = """\
 how values are written:
   KEY=VALUE  --generator_args max_steps=500 learning_rate=1e-3 bf16=true   merged into the recipe's, key by key;
@@ -57,3 +58,5 @@ def add_comparison(parser: argparse._ActionsContainer, prefix: str) -> None:
     text = "scores, of %(choices)s (default: bleu chrf)"
     metrics = {"nargs": "+", "choices": METRIC_CHOICES, "metavar": "METRIC ..."}
     parser.add_argument(f"--{prefix}metrics", **metrics, help=text)
+    text = "sacreBLEU's tokenizer for BLEU, such as zh or ja-mecab (default: 13a)"
+    parser.add_argument(f"--{prefix}tokenize", metavar="NAME", help=text)

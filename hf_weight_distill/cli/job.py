@@ -39,6 +39,7 @@ AFTERWARDS = {
     "test_metrics": list[str],
     "test_num_beams": list[int],
     "test_batch_sizes": list[int],
+    "test_tokenize": str,
 }
 
 

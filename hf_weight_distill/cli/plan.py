@@ -120,23 +120,25 @@ def _search(job: Job, targets: "Targets", arguments: argparse.Namespace) -> int:
     search = find_shape(teacher, targets, job.student, batch_sizes=sizes, progress=say)
     if arguments.json:
         write_json(Path(arguments.json), search.to_dict())
-    _show(search, job.teacher)
+    _show(search, job)
     if search.picked is None:
         say(f"{PROGRAM} plan: no shape tried has {targets}")
         return 2
     return 0
 
 
-def _show(search: "ShapeSearch", teacher: str) -> None:
+def _show(search: "ShapeSearch", job: Job) -> None:
     from rich.console import Console
 
     from ..planner import shape_flags
 
-    if sys.stdout.isatty():
-        Console().print(search.table())
+    console, wide = Console(), Console(width=1000)
+    if sys.stdout.isatty() and wide.measure(search.table()).maximum <= console.width:
+        console.print(search.table())
         print(search.verdict())
-    else:
+    else:  # a narrow terminal would cut the numbers of the table; whole lines it wraps
         print(search)
     if search.picked is not None:
-        name, flags = shlex.quote(teacher), shape_flags(search.picked.shape)
-        print(f"next: {PROGRAM} distill {name} {flags} --train DATA --output_dir DIR")
+        words = [job.teacher, *(("--revision", job.teacher_revision) if job.teacher_revision else ())]
+        flags = f"{shlex.join(words)} {shape_flags(search.picked.shape)}"
+        print(f"next: {PROGRAM} distill {flags} --train DATA --output_dir DIR")

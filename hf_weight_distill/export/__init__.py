@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data import check_tokenizer, save_tokenizer
 from ..evaluation import decoding_speed, environment_of
 from ..families import family_of
+from ..files import check_folder
 from ..progress import Stage
 from .base import FLOAT32, INT8, STUDENT, Format
 from .parity import Agreement, compare_outputs, references
@@ -123,6 +124,7 @@ def _check(
         raise ValueError(f"quantization={quantization!r}, expected {FLOAT32} or {INT8}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"the folder {str(folder)!r} exists and is not empty: choose another, or delete it")
+    check_folder(folder.parent, "output_dir")
     if not sentences:
         raise ValueError("found no sentences, expected at least one to compare on")
     family_of(student.config)

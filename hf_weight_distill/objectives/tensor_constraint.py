@@ -33,8 +33,8 @@ class TensorConstraint(Objective):
         Beside ``cross_entropy`` or ``kl``, never alone. The publication states no coefficient. Its code multiplies by
         1e-4, and divides by the number of hidden layers, a constraint that has no gradient there: what weight is good
         is not verified. Tensors are compared in one gauge of fixed signs, which is ours. It makes pairs comparable
-        when the matrices are close: start from the last layer of each group (``layers="last"``) and :math:`L_{aux}`
-        begins at 0.
+        when the matrices are close: start from the copied last layer of each group (``layers="last"``,
+        ``reconstruction="none"``) and :math:`L_{aux}` begins at 0.
 
     Example:
         >>> objectives = {"kl": 1.0, "tensor_constraint": 1e-4}

@@ -174,16 +174,16 @@ class Setting:
     student: Point
 
 
-def speed_chart(name: str, title: str, settings: Sequence[Setting], quality: str) -> Markup:
+def speed_chart(name: str, title: str, settings: Sequence[Setting], quality: str, speed: str) -> Markup:
     """An arrow from teacher to student for each way to decode; speed is logarithmic, so that arrows compare."""
     points = [point for setting in settings for point in (setting.teacher, setting.student)]
-    speeds = [speed for speed, _ in points]
+    speeds = [point[0] for point in points]
     x = Axis(min(speeds) / 1.3, max(speeds) * 1.3, LEFT, WIDTH - RIGHT, logarithmic=True)
     y = Axis(0, 1.12 * max([1.0, *(value for _, value in points)]), HEIGHT - BOTTOM, TOP)
-    parts = [_grid(x, y, "tokens per second, logarithmic", quality)]
+    parts = [_grid(x, y, f"{speed}, logarithmic", quality)]
     parts += [_arrow(x, y, setting) for setting in settings]
     about = "; ".join(
-        f"{s.label}: teacher {s.teacher[1]:.1f} at {s.teacher[0]:,.0f} tokens/s, "
+        f"{s.label}: teacher {s.teacher[1]:.1f} at {s.teacher[0]:,.0f} {speed}, "
         f"student {s.student[1]:.1f} at {s.student[0]:,.0f}"
         for s in settings
     )

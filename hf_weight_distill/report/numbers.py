@@ -38,8 +38,11 @@ def amount(value: float) -> str:
 
 
 def millions(value: float) -> str:
-    """``"6.56 M"``."""
-    return f"{value / 1e6:.3g}\N{NARROW NO-BREAK SPACE}M" if value >= 1e5 else f"{value:,.0f}"
+    """``"6.56 M"``, ``"1.37 B"``."""
+    if value < 1e5:
+        return f"{value:,.0f}"
+    divisor, unit = (1e9, "B") if value >= 9.995e8 else (1e6, "M")
+    return f"{value / divisor:.3g}\N{NARROW NO-BREAK SPACE}{unit}"
 
 
 def times(ratio: float) -> str:

@@ -13,7 +13,7 @@ from ..files import check_file, write_whole
 from .numbers import amount, duration, millions, percent, plain, quantity, search, signed, times
 from .run import Run, read_run
 from .sections import (
-    SPEEDS,
+    compared_speed,
     curves,
     layer_mixing,
     quality_rows,
@@ -127,10 +127,11 @@ def _score_tile(run: Run) -> dict[str, Any] | None:
 
 
 def _speed_tile(run: Run) -> dict[str, Any] | None:
-    row = next((row for row in run.scores.get("rows", ()) if row["quantity"] == SPEEDS[0]), None)
+    speed = compared_speed(run)
+    row = next((row for row in run.scores.get("rows", ()) if row["quantity"] == speed), None)
     if row is None:
         return None
-    name = f"tokens/s, {search(row['num_beams'])}, batch {row['batch_size']}"
+    name = f"{quantity(speed)}, {search(row['num_beams'])}, batch {row['batch_size']}"
     note = "" if row["ratio"] is None else f"{times(row['ratio'])} the speed"
     return _tile(name, amount(round(row["teacher"])), amount(round(row["student"])), note)
 

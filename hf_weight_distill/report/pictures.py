@@ -11,6 +11,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .numbers import millions
+
 History = Mapping[str, Sequence[Mapping[str, Any]]]
 
 # Okabe and Ito's colours without the yellow, told apart by all kinds of colour vision; shapes repeat the distinction.
@@ -60,7 +62,7 @@ def quality_against_speed(
 
 
 def _model(axes: Axes, row: Mapping[str, Any], speed: float, quality: float, index: int | None) -> None:
-    label = f"{row['name']}: {quality:.1f}, {row['parameters'] / 1e6:.3g} M"
+    label = f"{row['name']}: {quality:.1f}, {millions(row['parameters'])}"
     if index is None:
         axes.axhline(quality, color=TEACHER_COLOUR, linewidth=1, linestyle=(0, (4, 4)), zorder=1)
         axes.scatter([speed], [quality], s=260, marker="*", color=TEACHER_COLOUR, label=label, zorder=3)

@@ -1,5 +1,6 @@
 """Reads the folder of a run, whatever of it is there."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,10 @@ def _checkpointed(folder: Path) -> list[dict[str, Any]]:
     """The log history in the last checkpoint, for a phase that was killed before it could write its own."""
     files = folder.glob("checkpoint-*/trainer_state.json")
     steps = {int(number[1]): file for file in files if (number := re.search(r"checkpoint-(\d+)$", str(file.parent)))}
-    return read_json(steps[max(steps)]).get("log_history", []) if steps else []
+    for step in sorted(steps, reverse=True):
+        with contextlib.suppress(ValueError):  # cut off, or being written just now
+            return read_json(steps[step]).get("log_history", [])
+    return []
 
 
 def _longest(*histories: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """What each section of the page shows, as plain values for the template; what is missing is said."""
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
-from shlex import quote
 from typing import Any
 
+from ..card import speed_quantity
 from . import texts
 from .charts import Setting, histogram, line_chart, speed_chart
 from .numbers import amount, duration, percent, plain, quantity, signed, way
@@ -40,21 +41,25 @@ def quality_rows(run: Run) -> list[dict[str, Any]]:
     return [row for row in run.scores.get("rows", ()) if row["quantity"] not in (*SIZES, *SPEEDS)]
 
 
+def compared_speed(run: Run) -> str:
+    """The speed in which teacher and student can be compared."""
+    return speed_quantity(run.record.get("shape", {}))
+
+
 def quality_section(run: Run) -> Section:
     """Teacher and student in a picture and a table."""
     rows = quality_rows(run)
     if not rows:
         return {
             "missing": "No test set was measured. Give --test to distill; for a finished run, "
-            f"hf-weight-distill evaluate TEACHER {quote(str(run.folder / 'student'))} --data DATA "
-            f"--json {quote(str(run.folder / 'scores.json'))} measures it."
+            f"{_evaluate_command(run)} measures it."
         }
     settings = _settings(run, rows[0]["quantity"])
     name = quantity(rows[0]["quantity"])
     title = f"{name} against decoding speed, from teacher to student"
     return {
         "missing": None,
-        "chart": speed_chart("speed", title, settings, name) if settings else None,
+        "chart": speed_chart("speed", title, settings, name, quantity(compared_speed(run))) if settings else None,
         "settings": settings,
         "rows": [_comparison_row(row) for row in run.scores["rows"]],
         "signatures": run.scores.get("signatures", {}),
@@ -64,10 +69,22 @@ def quality_section(run: Run) -> Section:
     }
 
 
+def _evaluate_command(run: Run) -> str:
+    """With the languages, columns and prefix of the run, without which other texts would be translated."""
+    settings, words = run.settings, ["hf-weight-distill", "evaluate", str(run.settings.get("teacher") or "TEACHER")]
+    words += [str(run.folder / "student"), "--data", "DATA"]
+    names = ("src_lang", "tgt_lang", "source_column", "target_column", "source_lang", "target_lang")
+    flags = {"revision": settings.get("teacher_revision"), "prefix": run.config.get("prefix")}
+    flags |= {name: settings.get(name) for name in names}
+    words += [word for name, value in flags.items() if value for word in (f"--{name}", value)]
+    return shlex.join([*words, "--json", str(run.folder / "scores.json")])
+
+
 def _settings(run: Run, score: str) -> list[Setting]:
     """Each way to decode that was timed and whose search was scored."""
     scores = {row["num_beams"]: row for row in run.scores["rows"] if row["quantity"] == score}
-    timed = [row for row in run.scores["rows"] if row["quantity"] == SPEEDS[0] and row["num_beams"] in scores]
+    speed = compared_speed(run)
+    timed = [row for row in run.scores["rows"] if row["quantity"] == speed and row["num_beams"] in scores]
     timed = [row for row in timed if row["teacher"] > 0 and row["student"] > 0]
     found = []
     for letter, row in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", timed, strict=False):

@@ -2,9 +2,7 @@
 
 import difflib
 import random
-import re
 import statistics
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,33 +10,15 @@ from typing import Any
 
 import sacrebleu
 
+from ..words import spaced_words, words
+
 LONGEST_PHRASE = 4  # words, or letters of a word
 TIMES_IN_A_ROW = 3  # words
 LETTERS_IN_A_ROW = 6
 TIMES_MORE = 2
 SHARE_THAT_NAMES = 0.01
-# Scripts that are written without spaces: Thai, Lao, Myanmar, Khmer, kana, CJK ideographs.
-_NO_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 Outputs = Sequence[dict[str, str]]  # rows of source, reference, teacher, student
-
-
-def words(text: str) -> list[str]:
-    """Words and punctuation marks; in a script without spaces every letter is a word."""
-    return [word for word, _ in _spaced(text)]
-
-
-def _spaced(text: str) -> list[tuple[str, bool]]:
-    """Words, and whether a space stands before each."""
-    found: list[tuple[str, bool]] = []
-    for chunk in text.split():
-        alone = "".join(f" {c} " if _stands_alone(c) else c for c in chunk).split()
-        found += [(word, index == 0) for index, word in enumerate(alone)]
-    return found
-
-
-def _stands_alone(character: str) -> bool:
-    return unicodedata.category(character)[0] in "PS" or bool(_NO_SPACES.match(character))
 
 
 # --- repetition ------------------------------------------------------------------------------------------------------
@@ -221,7 +201,7 @@ def differences(left: str, right: str) -> tuple[list[tuple[str, bool]], list[tup
 
     Joined, the segments are the text with its white space made single spaces.
     """
-    sides = _spaced(left), _spaced(right)
+    sides = spaced_words(left), spaced_words(right)
     tokens = [[word for word, _ in side] for side in sides]
     found: tuple[list[Any], list[Any]] = ([], [])
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, *tokens, autojunk=False).get_opcodes():

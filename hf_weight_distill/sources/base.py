@@ -50,7 +50,8 @@ class ClassSpec:
         axes: meaning of the axes, output first.
         teacher: ``T_SGOI`` (``T_SGO`` for vectors), frozen.
         student_shape: ``(P, Q)`` or ``(P,)``.
-        changed: whether a shape or the depth changes.
+        group_sizes: how many teacher layers feed each student layer, at most ``G``.
+        changed: whether a shape or the layers change.
         role: the class's role, as the family's row has it.
         project: for each axis, whether the published generator projects it (never a vocabulary).
         start: the student that training starts from.
@@ -60,6 +61,7 @@ class ClassSpec:
     axes: tuple[str, ...]
     teacher: Tensor
     student_shape: tuple[int, ...]
+    group_sizes: tuple[int, ...]
     changed: bool
     role: str
     project: tuple[bool, ...]

@@ -77,7 +77,7 @@ class Generator(WeightSource):
         if not spec.changed:
             return
         if "{}" in spec.path:
-            self.mix[spec.key] = nn.Parameter(torch.full((layers, group), 1 / group))
+            self.mix[spec.key] = nn.Parameter(_means(spec.group_sizes, group))
             self.layer_matrix[spec.key] = nn.Parameter(_xavier(layers, group, group))
         names = [None] * len(spec.axes)
         for axis, projected in enumerate(spec.project):
@@ -194,6 +194,11 @@ class _Frozen(nn.Module):
 
     def __contains__(self, key: str) -> bool:
         return key in self._buffers
+
+
+def _means(sizes: tuple[int, ...], width: int) -> Tensor:
+    """``mix_SG`` of the mean over each group; what only fills up a short one has no share."""
+    return torch.tensor([[1 / size] * size + [0.0] * (width - size) for size in sizes])
 
 
 def _xavier(layers: int, rows: int, columns: int) -> Tensor:
