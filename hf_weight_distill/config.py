@@ -190,6 +190,8 @@ class WeightDistillConfig:
         teacher_cache_top_k: learn from a cache of the teacher's so many likeliest next tokens, written once; without it
             from the live teacher.
         teacher_cache_dir: where the cache is kept, for several runs to share; by default beside the run.
+        teacher_batch_size: sentences at once of the pseudo labels and of the cache: more are faster on a GPU and need
+            more memory. A run may go on with another number.
         objective_options: further options of objectives, by name.
         pseudo_labels: ``"none"`` (gold targets), ``"replace"`` (the teacher's translations) or ``"augment"`` (both).
         pseudo_labels_dir: where they are kept, for several runs to share; ``None``: beside the run.
@@ -220,6 +222,7 @@ class WeightDistillConfig:
     temperature: float = 1.0
     teacher_cache_top_k: int | None = None
     teacher_cache_dir: str | None = None
+    teacher_batch_size: int = 32
     objective_options: dict[str, Any] = field(default_factory=dict)
     pseudo_labels: str = "none"
     pseudo_labels_dir: str | None = None
@@ -240,9 +243,11 @@ class WeightDistillConfig:
         self._one_of("width", WIDTH_CHOICES)
         self._one_of("reconstruction", RECONSTRUCTION_CHOICES)
         self._one_of("pseudo_labels", ("none", "replace", "augment"))
-        for name in ("calibration_sentences", "num_beams", "max_source_length", "max_target_length"):
-            if getattr(self, name) < (0 if name == "calibration_sentences" else 1):
+        for name in ("num_beams", "teacher_batch_size", "max_source_length", "max_target_length"):
+            if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
+        if self.calibration_sentences < 0:
+            raise ValueError(f"calibration_sentences={self.calibration_sentences}: expected a number of at least 0")
         if self.teacher_cache_top_k is not None and self.teacher_cache_top_k < 1:
             raise ValueError(f"teacher_cache_top_k={self.teacher_cache_top_k}: expected a positive number, or none")
         if self.dropout is not None and not 0 <= self.dropout < 1:

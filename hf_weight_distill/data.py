@@ -395,7 +395,8 @@ def tokenize_pairs(
         map-style or a stream, as `pairs` is. `datasets` finds its cached result again in a later run.
 
     Raises:
-        ValueError: missing columns, no rows, or a length below 2 (one token and the end).
+        ValueError: missing columns, no rows, a length below 2 (one token and the end), or a multilingual tokenizer that
+            was not told its target language.
 
     Example:
         >>> features = tokenize_pairs(load_pairs("built-in", "train"), tokenizer)
@@ -407,6 +408,11 @@ def tokenize_pairs(
     missing = {"source", "target"} - set(row)
     if missing:
         raise ValueError(f"found the columns {list(row)}; expected 'source' and 'target': use load_pairs first")
+    if getattr(tokenizer, "tgt_lang", "") is None:  # NLLB and mBART would take the source's, M2M100 fails
+        raise ValueError(
+            f"a {type(tokenizer).__name__} writes many languages, and tgt_lang is not set: set src_lang and tgt_lang "
+            "of the tokenizer, on the command line by --src_lang and --tgt_lang"
+        )
     options = {
         "tokenizer": tokenizer,
         "prefix": prefix,

@@ -315,6 +315,7 @@ class WeightDistiller:
                 "text pairs need a tokenizer: give one to WeightDistiller, or pass features (input_ids, labels)"
             )
         self._check_lengths()
+        self._check_languages()
         pairs = load_pairs(data, default_split=default_split)
         if pseudo_labels_dir is not None:
             pairs = self._pseudo_labelled(pairs, pseudo_labels_dir)
@@ -328,6 +329,20 @@ class WeightDistiller:
         )
         check_features(features, self.tokenizer.pad_token_id)
         return features
+
+    def _check_languages(self) -> None:
+        """Whether labels begin with the language that generation is made to begin with (NLLB, M2M100, mBART-50)."""
+        forced, tokenizer = self.teacher.generation_config.forced_bos_token_id, self.tokenizer
+        if getattr(tokenizer, "tgt_lang", None) is None or not isinstance(forced, int):
+            return
+        first = tokenizer(text_target="")["input_ids"][0]
+        if first != forced:
+            begins, written = tokenizer.convert_ids_to_tokens([first, forced])
+            raise ValueError(
+                f"with tgt_lang={tokenizer.tgt_lang!r} the targets begin with {begins!r}, but the teacher's generation "
+                f"settings force {written!r}: set teacher.generation_config.forced_bos_token_id and the tokenizer's "
+                "tgt_lang to one language"
+            )
 
     def _check_lengths(self) -> None:
         positions = getattr(self.teacher.config, "max_position_embeddings", None)
@@ -355,6 +370,7 @@ class WeightDistiller:
                 max_source_length=config.max_source_length,
                 max_target_length=config.max_target_length,
                 prefix=config.prefix,
+                batch_size=config.teacher_batch_size,
                 device=self._device,
             )
         taught = teacher_pairs(labelled)
@@ -514,10 +530,13 @@ class WeightDistiller:
         if args.max_steps == 0:
             return
         AcceleratorState._reset_state()  # it holds the precision of the phase before
+        objectives = self._objectives(phase)
+        if not any("teacher" in objective.needs for objective, _ in objectives.values()):
+            self.teacher.to("cpu")  # its place on a GPU is the student's
         trainer = WeightDistillTrainer(
             model,
             args=args,
-            objectives=self._objectives(phase),
+            objectives=objectives,
             data_collator=self._collator(),
             processing_class=self.tokenizer,
             **shared,
@@ -574,6 +593,7 @@ class WeightDistiller:
                 data_collator=self._collator(),
                 top_k=config.teacher_cache_top_k,
                 temperature=self._objective_options()["temperature"],
+                batch_size=config.teacher_batch_size,
                 device=self._device,
             )
 
@@ -618,18 +638,32 @@ class WeightDistiller:
                     f"finetune_source={config.finetune_source!r} makes weights from the teacher's and cannot go on "
                     "from those of phase 1: use it as source"
                 )
-        phases = (("generator", generator_args, True), ("finetune", finetune_args, config.finetune_source is not None))
-        for phase, args, has_source in phases:
-            check_objectives(self._objectives(phase), True, has_source)
-            if has_source and args.max_steps != 0:
-                refuse_in_phase_1(args)
-        _check_phase_folders([args for _, args, _ in phases if args.max_steps != 0], resume)
+        self._check_phase("generator", generator_args, config.source)
+        self._check_phase("finetune", finetune_args, config.finetune_source)
+        _check_phase_folders([args for args in (generator_args, finetune_args) if args.max_steps != 0], resume)
         self._check_cache()
-        build_schedules(config.schedules, {})
-        if config.schedules and config.finetune_source is not None:
-            raise ValueError("schedules change the weights of a plain student: use them without finetune_source")
+        if config.schedules:
+            self._check_schedules(finetune_args)
         if config.finetune_lora:
             self._check_lora()
+
+    def _check_phase(self, phase: str, args: WeightDistillTrainingArguments, source: str | None) -> None:
+        """Whether the objectives of a phase can be had there, and its arguments go with its weight source."""
+        objectives = self._objectives(phase)
+        check_objectives(objectives, True, source is not None)
+        if args.max_steps == 0:
+            return
+        for objective, _ in objectives.values():
+            objective.check_plan(self.plan, source)
+        if source is not None:
+            refuse_in_phase_1(args)
+
+    def _check_schedules(self, args: WeightDistillTrainingArguments) -> None:
+        build_schedules(self.config.schedules, {})
+        if self.config.finetune_source is not None:
+            raise ValueError("schedules change the weights of a plain student: use them without finetune_source")
+        if args.fsdp or args.deepspeed:
+            raise ValueError("schedules change whole weights, which FSDP and DeepSpeed cut up: use DDP")
 
     def _check_generation(self) -> None:
         """Whether the teacher's generation settings, which the student inherits, can be saved."""
@@ -710,8 +744,8 @@ class WeightDistiller:
             name = None
         self._data |= {"eval_dataset": name, "eval_split": split}
         sources = [self.config.prefix + source for source in pairs["source"]]
-        if self._device is not None and self.config.teacher_cache_top_k is not None:
-            self.teacher.to(self._device)  # a cached teacher waited elsewhere
+        if self._device is not None:
+            self.teacher.to(self._device)  # it waited elsewhere while nothing asked it
         student = self.student.to(self.teacher.device)
         teacher, tokenizer = self._given
         teacher, kwargs = teacher.to(student.device), {"student_tokenizer": self.tokenizer} | kwargs
@@ -889,7 +923,7 @@ def _check_phase_folders(phases: list[WeightDistillTrainingArguments], resume: b
 
 def _compared(description: dict[str, Any]) -> dict[str, Any]:
     """What has to be the same for a run to go on: when it logs and saves may change."""
-    config = description.get("config", {})
+    config = {name: value for name, value in description.get("config", {}).items() if name != "teacher_batch_size"}
     phases = {name: about_training(config[name]) for name in ("generator_args", "finetune_args") if config.get(name)}
     return description | {"config": config | phases}
 
@@ -954,7 +988,8 @@ def _check_export(student: PreTrainedModel, folder: Path) -> None:
     """Loads the saved student with stock transformers and compares logits, by one kernel: others round otherwise."""
     kernel = student.config._attn_implementation
     loaded = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=kernel).eval()
-    found, expected = probe_logits(loaded), probe_logits(student).cpu()
+    loaded = loaded.to(student.device)  # a GPU may round otherwise (TF32)
+    found, expected = probe_logits(loaded), probe_logits(student)
     difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
     if type(loaded) is not type(student) or not difference <= 1e-4 * max(largest, 1.0):
         raise RuntimeError(

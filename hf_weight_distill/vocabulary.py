@@ -45,6 +45,7 @@ from .plan import stock_student
 KEPT_IDS = "kept_ids.json"
 FROM_DATA = "from-data"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_MARIAN_CODE = re.compile(r">>.+<<")
 _TABLES = ("vocab.json", "target_vocab.json")  # of tokenizers that are not one tokenizer.json: Marian, M2M100
 _NORMAL = spm.ModelProto.SentencePiece.NORMAL
 
@@ -231,6 +232,11 @@ def _unigram(scores: Mapping[str, float], normal: Mapping[str, float], fixed: It
     return _Segmenter(frozenset(scores), frozenset({*fixed, *extremes}))
 
 
+def _begin_words(pieces: Iterable[str]) -> bool:
+    """Whether any of them begins a word, as SentencePiece or byte-level BPE marks it."""
+    return any(len(piece) > 1 and piece[0] in "\u2581\u0120" for piece in pieces)
+
+
 def _pair(merge: str | list[str]) -> tuple[str, str]:
     """Older files have merges as one text."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
@@ -258,7 +264,8 @@ class _Vocabulary:
         codes = dict(getattr(tokenizer, "lang_token_to_id", {}))  # M2M100's are in no file
         self.tables[0].ids.update(codes)
         self.whole = {*map(str, tokenizer.added_tokens_decoder.values()), *codes}  # found before text is cut
-        self.whole |= {*getattr(tokenizer, "supported_language_codes", ())}  # Marian's >>de<<
+        if type(tokenizer).__name__ == "MarianTokenizer":  # >>de<<; those of separate vocabularies it does not list
+            self.whole |= {name for table in self.tables for name in table.ids if _MARIAN_CODE.fullmatch(name)}
         self.names = [{number: name for name, number in table.ids.items()} for table in self.tables]
         self.known = set().union(*self.names)
         self._parts: dict[int, set[int]] = {}
@@ -288,12 +295,16 @@ class _Vocabulary:
         """Tokens that another tokenizer has, too."""
         wanted = set(other.get_vocab())
         shared = self._ids(lambda segmenter: segmenter.pieces & wanted)
+        own = set().union(*(segmenter.pieces for table in self.tables for segmenter in table.segmenters))
         if shared <= self.must_stay():
-            raise ValueError(
-                f"vocab={other.name_or_path!r}: of its {len(wanted)} tokens the teacher's tokenizer has only special "
-                "ones; give a tokenizer of the same kind, a number, or 'from-data'"
-            )
-        return shared
+            reason = f"of its {len(wanted)} tokens the teacher's tokenizer has only special ones"
+        elif _begin_words(own) and not _begin_words(own & wanted):
+            reason = "it marks where words begin in another way than the teacher's tokenizer, whose words would be cut"
+        else:
+            return shared
+        raise ValueError(
+            f"vocab={other.name_or_path!r}: {reason}; give a tokenizer of the same kind, a number, or 'from-data'"
+        )
 
     def closed(self, ids: Iterable[int]) -> set[int]:
         """Tokens and all that they are made of."""

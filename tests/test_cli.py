@@ -703,7 +703,7 @@ def test_a_student_of_one_direction_is_measured_in_it(folder, multilingual, tmp_
     argv += ["--num_beams", "1", "--batch_sizes", "8", "--speed_sentences", "1", "--metrics", "chrf"]
     sizes = {f"{stack}_{name}": size for stack in ("encoder", "decoder") for name, size in SIZES.items()}
     ids = {f"{name}_token_id": getattr(multilingual, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    config = M2M100Config(vocab_size=len(multilingual), d_model=8, **sizes, **ids, max_position_embeddings=512)
+    config = M2M100Config(vocab_size=len(multilingual) + 200, d_model=8, **sizes, **ids, max_position_embeddings=512)
     for name, languages in (("teacher", ()), ("student", ("de", "fr"))):
         model = M2M100ForConditionalGeneration(config)
         if languages:

@@ -619,6 +619,8 @@ def test_folders_that_are_taken(marian, tmp_path):
         ({"finetune_args": FAST | {"eval_strategy": "steps"}}, "eval_strategy='steps', but there is no eval_dataset"),
         ({"finetune_args": FAST | {"metric_for_best_model": "bleu"}}, "'bleu', but without compute_metrics"),
         ({"finetune_args": FAST | {"report_to": "wandb"}}, r"report_to=\['wandb'\]: .*install"),
+        ({"generator_objectives": {"tensor_constraint": 1.0}}, "without auxiliary tensors, and expected 'mpo'"),
+        ({"schedules": {"magnitude_pruning": {}}, "finetune_args": FAST | {"fsdp": "full_shard"}}, "which FSDP and"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_trained(marian, tmp_path, config, message):
@@ -632,6 +634,33 @@ def test_a_stream_has_no_epochs_in_either_phase(marian, tmp_path):
     with pytest.raises(ValueError, match="num_train_epochs=2 of a stream, whose length is not known: give max_steps"):
         load(marian, config=config).distill(PAIRS.to_iterable_dataset(), output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"finetune_objectives": {"cross_correlation": 1.0}}, "student has 8 features and the teacher's 16"),
+        (
+            {"source": "mpo", "generator_objectives": {"cross_entropy": 1.0, "tensor_constraint": 1.0}},
+            "no linear matrix of the teacher's shape",
+        ),
+    ],
+)
+def test_objectives_that_cannot_compare_a_narrower_student_are_refused_first(marian, tmp_path, config, message):
+    shape = StudentShape(d_model=8, attention_heads=2, ffn_dim=16)
+    with pytest.raises(ValueError, match=message):
+        load(marian, config=replace(CONFIG, **config), student=shape).distill(PAIRS, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "kl"])
+def test_a_teacher_that_nothing_asks_waits_on_the_cpu(marian, tmp_path, monkeypatch, objective):
+    distiller = load(marian, config=replace(CONFIG, generator_objectives={objective: 1.0}))
+    model, args, moved = distiller.model, arguments(tmp_path), []
+    monkeypatch.setattr(distiller.teacher, "to", lambda place: moved.append(place) or distiller.teacher)
+    shared = {"train_dataset": random_features(4), "teacher": distiller.teacher}
+    distiller._train(model, "generator", args, shared, False)
+    assert moved == (["cpu"] if objective == "cross_entropy" else [args.device])
 
 
 def test_early_stopping_looks_at_both_phases(marian, tmp_path):

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,15 @@ def test_an_adapter_folder_is_a_teacher(base, adapter, tmp_path):
     card = ModelCard.load(tmp_path / "student" / "README.md")
     assert "distilled from `adapter`, a LORA adapter of `base`" in card.text and str(base.parent) not in str(card)
     assert card.data.license == "cc-by-4.0"  # of the base's card: the adapter's has none
+
+
+def test_an_adapter_that_transformers_saved_is_a_teacher(adapter, tmp_path):
+    shutil.copytree(adapter, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    bare = {"task_type": None, "auto_mapping": None}  # as model.add_adapter and save_pretrained leave them
+    file.write_text(json.dumps(json.loads(file.read_text()) | bare))
+    expected, found = (tensors_of(load(folder).teacher) for folder in (adapter, tmp_path / "adapter"))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_an_adapter_stays_the_teacher_when_its_vocabulary_is_cut(base, adapter):

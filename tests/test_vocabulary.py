@@ -464,7 +464,7 @@ def test_more_tokens_than_the_text_has_are_filled_up_in_their_order(teachers):
     assert added == [i for i in range(len(tokenizer)) if i not in used][:7]
 
 
-def test_another_tokenizer_chooses(trimmed):
+def test_another_tokenizer_chooses(trimmed, teachers):
     teacher, tokenizer, small = trimmed("m2m100")
     counts = torch.zeros(teacher.config.vocab_size, dtype=torch.long)
     must = choose_tokens(teacher, tokenizer, "from-data", counts)
@@ -473,8 +473,40 @@ def test_another_tokenizer_chooses(trimmed):
     with pytest.raises(ValueError, match="teacher's tokenizer has only special ones.*same kind"):
         foreign = Tokenizer(models.WordLevel({"[UNK]": 0, "fremd": 1}, unk_token="[UNK]"))
         choose_tokens(teacher, tokenizer, TokenizersBackend(tokenizer_object=foreign))
+    with pytest.raises(ValueError, match="marks where words begin in another way.*same kind"):
+        choose_tokens(*teachers("nllb"), teachers("bart")[1])
     with pytest.raises(ValueError, match="vocab='nowhere/at-all' is neither 'from-data', a number, nor"):
         choose_tokens(teacher, tokenizer, "nowhere/at-all")
+
+
+@pytest.mark.parametrize("case", ["nllb", "mbart", "mbart50", "m2m100"])
+def test_targets_of_no_language_are_refused(teachers, case):
+    teacher, tokenizer = (copy.deepcopy(part) for part in teachers(case))
+    tokenizer.tgt_lang = None
+    pairs = {"source": ["der Hund rennt"], "target": ["the dog runs"]}
+    with pytest.raises(ValueError, match="tgt_lang is not set: set src_lang and tgt_lang"):
+        WeightDistiller(teacher, tokenizer, student=StudentShape()).features(Dataset.from_dict(pairs))
+
+
+@pytest.mark.parametrize("case", ["nllb", "mbart50", "m2m100"])
+def test_targets_begin_with_the_language_that_is_generated(teachers, case):
+    teacher, tokenizer = (copy.deepcopy(part) for part in teachers(case))
+    pairs = Dataset.from_dict({"source": ["der Hund rennt"], "target": ["the dog runs"]})
+    first = tokenizer(text_target="a")["input_ids"][0]
+    teacher.generation_config.forced_bos_token_id = first
+    (row,) = WeightDistiller(teacher, tokenizer, student=StudentShape()).features(pairs)
+    assert row["labels"][0] == first
+    teacher.generation_config.forced_bos_token_id = tokenizer("a")["input_ids"][0]
+    with pytest.raises(ValueError, match="the targets begin with .* generation settings force"):
+        WeightDistiller(teacher, tokenizer, student=StudentShape()).features(pairs)
+
+
+@pytest.mark.parametrize("case", ["marian", "marian-separate"])
+def test_the_codes_of_a_marian_of_several_languages_stay(teachers, case):
+    teacher, tokenizer = teachers(case)
+    small = trim_vocabulary(teacher, tokenizer, [5, 6, 7])
+    first = small.tokenizer(">>de<< a")["input_ids"][0]
+    assert small.ids[first] == tokenizer(">>de<< a")["input_ids"][0] != tokenizer.unk_token_id
 
 
 def test_tokens_are_counted_on_both_sides():

@@ -17,7 +17,9 @@ examples:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("student", metavar="STUDENT_DIR", help="folder that distill saved the student to")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="owner/name on the Hub, or the name alone; made if it is not there")
+    parser.add_argument(
+        "repo_id", metavar="REPO_ID", help="owner/name on the Hub, or the name alone; made if it is not there"
+    )
     parser.add_argument("--private", action="store_true", help="a new repository is private; a public one is refused")
     parser.add_argument("--revision", help="branch to commit to; made if it is not there (default: main)")
 

@@ -1,12 +1,15 @@
 """What an objective is."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from ..top_k import TopKDistribution
+
+if TYPE_CHECKING:
+    from ..plan import WeightPlan
 
 IGNORED = -100
 
@@ -35,6 +38,17 @@ class Objective(nn.Module):
 
         Raises:
             ValueError: it will not.
+        """
+
+    def check_plan(self, plan: "WeightPlan", source: str | None) -> None:
+        """Whether the objective can compare this student with its teacher; asked before anything is computed.
+
+        Args:
+            plan: what feeds what.
+            source: name of the phase's weight source; ``None`` where a plain student trains.
+
+        Raises:
+            ValueError: it cannot.
         """
 
     def check_cache(self, temperature: float) -> None:

@@ -3,11 +3,16 @@
 Index legend: ``N`` tokens, ``D`` features (the width of the residual stream).
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .base import IGNORED, Objective
+
+if TYPE_CHECKING:
+    from ..plan import WeightPlan
 
 EPS = 1e-5  # of the variance, as in batch normalisation
 TOKENS_PER_FEATURE = 4
@@ -70,6 +75,18 @@ class CrossCorrelation(Objective):
         self.off_diagonal = off_diagonal
         self._seen: dict[str, Tensor] = {}
 
+    def check_plan(self, plan: "WeightPlan", source: str | None) -> None:
+        """Whether the widths are equal."""
+        self._check_widths("", plan.student_config.d_model, plan.teacher_config.d_model)
+
+    @staticmethod
+    def _check_widths(stack: str, student: int, teacher: int) -> None:
+        if student != teacher:
+            raise ValueError(
+                f"the student{stack} has {student} features and the teacher's {teacher}: cross_correlation compares "
+                "feature by feature; give the student the teacher's d_model, or use kl"
+            )
+
     def forward(self, student: Seq2SeqLMOutput, teacher: Seq2SeqLMOutput | None, labels: Tensor) -> Tensor:
         """The loss of the batch, times the number of label tokens."""
         masks = {"encoder": student.get("encoder_mask"), "decoder": labels != IGNORED}
@@ -82,11 +99,7 @@ class CrossCorrelation(Objective):
         """``L_CC / D`` of one stack."""
         current_sND, current_tND = (_features(outputs, stack, mask) for outputs in (student, teacher))
         tokens, D = current_sND.shape
-        if current_tND.shape[1] != D:
-            raise ValueError(
-                f"the student's {stack} has {D} features and the teacher's {current_tND.shape[1]}: cross_correlation "
-                "compares feature by feature; give the student the teacher's d_model, or use kl"
-            )
+        self._check_widths(f"'s {stack}", D, current_tND.shape[1])
         needed = TOKENS_PER_FEATURE * D
         current_2ND = torch.stack([current_sND.detach(), current_tND.detach()])
         known_2ND = torch.cat([self._seen.get(stack, current_2ND[:, :0]), current_2ND], dim=1)

@@ -1,7 +1,7 @@
 """The tensor constraint of OPDF (Gao et al., NeurIPS 2024, https://arxiv.org/abs/2411.06448)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -9,6 +9,9 @@ from torch.nn.functional import mse_loss
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .base import IGNORED, Objective
+
+if TYPE_CHECKING:
+    from ..plan import WeightPlan
 
 
 class TensorConstraint(Objective):
@@ -51,12 +54,21 @@ class TensorConstraint(Objective):
             ValueError: the source has no auxiliary tensors, or none has a counterpart in the teacher.
         """
         pairs = exposed.get("auxiliary")
-        if pairs is None:
+        self._check(has_tensors=pairs is not None, comparable=bool(pairs))
+
+    def check_plan(self, plan: "WeightPlan", source: str | None) -> None:
+        """Whether the source is ``mpo``, and a matrix keeps its shape."""
+        linear = [c for c in plan.classes if c.weight_class.role == "linear"]
+        self._check(has_tensors=source == "mpo", comparable=any(c.teacher_shape == c.student_shape for c in linear))
+
+    @staticmethod
+    def _check(has_tensors: bool, comparable: bool) -> None:
+        if not has_tensors:
             raise ValueError(
                 "the objective tensor_constraint found a weight source without auxiliary tensors, and expected 'mpo': "
                 "use that source, or drop tensor_constraint"
             )
-        if not pairs:
+        if not comparable:
             raise ValueError(
                 "the objective tensor_constraint found no linear matrix of the teacher's shape in the student, and "
                 "expected at least one: drop tensor_constraint; the over-parameterisation works alone"
