@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftConfig, PeftModel
 
 IN_MEMORY = "an adapter in memory"  # the name of a teacher whose adapter was not loaded by us
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _TOLERANCE = 5e-3  # of the largest logit; merging moves logits by about 1e-6 of it, with a GPU's TF32 by 5e-4
 
 
@@ -77,13 +77,17 @@ def load_teacher(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     peft = _peft("an adapter")
     if config.task_type is None and not config.auto_mapping:  # as Transformers itself saves adapters
         base = AutoModelForSeq2SeqLM.from_pretrained(config.base_model_name_or_path, **_of_base(config, options))
-        where = {key: value for key, value in kwargs.items() if key in HUB_OPTIONS}
-        model = peft.PeftModel.from_pretrained(base, name_or_path, **where)
+        model = peft.PeftModel.from_pretrained(base, name_or_path, **hub_options(kwargs))
     else:
         model = peft.AutoPeftModelForSeq2SeqLM.from_pretrained(name_or_path, **options)
     teacher = merge_adapters(model, in_place=True)
     teacher.name_or_path = name_or_path
     return teacher
+
+
+def hub_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``from_pretrained`` that say where to find files, and nothing of the model."""
+    return {name: value for name, value in kwargs.items() if name in _HUB_OPTIONS}
 
 
 def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -208,7 +212,7 @@ def probe_logits(model: nn.Module) -> Tensor:
 
 def _adapter_config(name: str, kwargs: Mapping[str, Any]) -> "PeftConfig | None":
     """``None`` where no adapter lies."""
-    options = {key: value for key, value in kwargs.items() if key in HUB_OPTIONS}
+    options = hub_options(kwargs)
     if find_adapter_config_file(name, **options) is None:
         return None
     return _peft(f"{name} is an adapter, which").PeftConfig.from_pretrained(name, **options)
@@ -221,8 +225,7 @@ def _of_base(config: "PeftConfig", kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_file(name: str, file: str, kwargs: Mapping[str, Any]) -> bool:
-    options = {key: value for key, value in kwargs.items() if key in HUB_OPTIONS}
-    return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **options) is not None
+    return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub_options(kwargs)) is not None
 
 
 # --- the student's --------------------------------------------------------------------------------------------------

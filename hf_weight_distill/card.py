@@ -284,22 +284,24 @@ def inherited_fields(teacher: str, revision: str | None = None) -> dict[str, Any
         "teacher_license": data.get("license"),
         "license_name": data.get("license_name"),
         "license_link": link,
-        "languages": _texts(_languages(data.get("language"))),
+        "languages": _languages(data.get("language")),
         "teacher_bases": tuple(base for base in bases if _is_model(base)),
     }
     # A list of licences is nothing to pass on.
     return {name: value for name, value in known.items() if value and isinstance(value, str | tuple)}
 
 
-def _languages(value: Any) -> list[Any]:
-    """YAML reads Norwegian, ``no``, as a truth value."""
-    values = value if isinstance(value, list) else [value]
-    return ["no" if code is False else code for code in values]
-
-
 def _texts(value: Any) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [value]
-    return tuple(text for text in values if isinstance(text, str))
+    return tuple(text for text in _listed(value) if isinstance(text, str))
+
+
+def _languages(value: Any) -> tuple[str, ...]:
+    """YAML reads Norwegian, ``no``, as a truth value."""
+    return _texts(["no" if code is False else code for code in _listed(value)])
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def shape_table(teacher_config, student_config) -> dict[str, tuple[Any, Any]]:

@@ -29,10 +29,10 @@ from transformers import (
 
 from . import __version__
 from .adapters import (
-    HUB_OPTIONS,
     MergedAdapter,
     add_lora,
     check_lora,
+    hub_options,
     is_adapted,
     load_teacher,
     load_tokenizer,
@@ -82,8 +82,8 @@ from .trainer import (
     about_training,
     check_arguments,
     check_objectives,
-    check_phase,
     check_stream,
+    check_training,
     last_checkpoint,
     refuse_in_phase_1,
     token_batches,
@@ -178,8 +178,7 @@ class WeightDistiller:
         """
         name_or_path = str(name_or_path)
         teacher = load_teacher(name_or_path, **kwargs)
-        where = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}  # it would save the others
-        tokenizer = load_tokenizer(name_or_path, **where)
+        tokenizer = load_tokenizer(name_or_path, **hub_options(kwargs))  # it would save the others
         return cls(teacher, tokenizer, student=student, recipe=recipe, config=config)
 
     # --- the parts ---
@@ -422,7 +421,7 @@ class WeightDistiller:
         finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune", evaluates)
         self._check_run(run, generator_args, finetune_args, resume_from_checkpoint)
         for args in (generator_args, finetune_args):
-            check_phase(args, evaluates, compute_metrics is not None, callbacks)
+            check_training(args, evaluates, compute_metrics is not None, callbacks)
         self.comparison, self._student, self._data, self.summary = None, None, {}, {}  # of a run before this one
         self._record = RunRecord(run, generator_args.should_save)
         self.history = dict(self._record.facts.get("history", {}))
@@ -738,17 +737,15 @@ class WeightDistiller:
             kwargs: of :func:`hf_weight_distill.evaluation.compare` (``num_beams``, ``metrics``, ``batch_sizes``, ...).
         """
         pairs = load_pairs(dataset, split, default_split="test")
-        if isinstance(dataset, str | os.PathLike):
-            name, split = str(dataset), split or split_name(dataset, pairs)
-        else:
-            name = None
-        self._data |= {"eval_dataset": name, "eval_split": split}
+        named = isinstance(dataset, str | os.PathLike)
+        if named and split is None:
+            split = split_name(dataset, pairs)
+        self._data |= {"eval_dataset": str(dataset) if named else None, "eval_split": split}
         sources = [self.config.prefix + source for source in pairs["source"]]
-        if self._device is not None:
-            self.teacher.to(self._device)  # it waited elsewhere while nothing asked it
-        student = self.student.to(self.teacher.device)
+        device = self._device or self.teacher.device  # a teacher that nothing asked in training waits elsewhere
         teacher, tokenizer = self._given
-        teacher, kwargs = teacher.to(student.device), {"student_tokenizer": self.tokenizer} | kwargs
+        teacher, student = teacher.to(device), self.student.to(device)
+        kwargs = {"student_tokenizer": self.tokenizer} | kwargs
         with self._record.stage("evaluation"):
             self.comparison = compare(teacher, student, tokenizer, sources, list(pairs["target"]), **kwargs)
         if self._run is not None and PartialState().is_main_process:

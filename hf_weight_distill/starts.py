@@ -35,7 +35,7 @@ from transformers import PreTrainedModel
 from .calibration import Batch, NormMoments, Statistics, fit_norm, norm_statistics, text_statistics, weight_statistics
 from .families import scales_outputs
 from .least_squares import reconstruct
-from .plan import ClassPlan, WeightPlan, fixed_tensors, layer_count, stock_student, tensors_of
+from .plan import ClassPlan, WeightPlan, fixed_tensors, stock_student, tensors_of
 from .sources.base import ClassStart, Projection, contract
 
 
@@ -205,8 +205,7 @@ class _Builder:
     def _chosen(self, c: ClassPlan) -> tuple[int, ...]:
         if not c.weight_class.layered:
             return (0,)
-        layers = layer_count(self.plan.teacher_config, c.weight_class.stack, self.plan.family)
-        return chosen_layers(c.groups, self.layers, layers)
+        return chosen_layers(c.groups, self.layers, c.teacher_layers)
 
     # --- factors ---
 

@@ -178,7 +178,7 @@ def refuse_in_phase_1(args: WeightDistillTrainingArguments) -> None:
         )
 
 
-def check_phase(
+def check_training(
     args: WeightDistillTrainingArguments,
     evaluates: bool,
     has_metrics: bool,

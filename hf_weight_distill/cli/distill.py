@@ -133,7 +133,7 @@ def _check_evaluation(job: Job) -> None:
 
 def _check_settings(distiller: "WeightDistiller", run: Path, evaluates: bool) -> "WeightDistillTrainingArguments":
     """What ``distill`` would refuse, and wrong training arguments; the first phase's arguments are returned."""
-    from ..trainer import check_arguments, check_phase
+    from ..trainer import check_arguments, check_training
 
     config = distiller.config
     phases = []
@@ -141,7 +141,7 @@ def _check_settings(distiller: "WeightDistiller", run: Path, evaluates: bool) ->
         check_arguments(name, getattr(config, name))
         with users_own(name):
             phases.append(distiller._arguments(getattr(config, name), run / name.removesuffix("_args"), evaluates))
-            check_phase(phases[-1], evaluates, has_metrics=False)
+            check_training(phases[-1], evaluates, has_metrics=False)
     distiller._check_lengths()
     distiller._check_run(run, *phases, resume=True)  # folders are looked at in _check_folders
     return phases[0]
