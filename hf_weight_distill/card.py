@@ -295,6 +295,11 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(text for text in _listed(value) if isinstance(text, str))
 
 
+def language_of(code: str) -> str:
+    """The language alone, where a code names a script or a country as well: ``deu_Latn``, ``de_DE``."""
+    return code.partition("_")[0]
+
+
 def _languages(value: Any) -> tuple[str, ...]:
     """YAML reads Norwegian, ``no``, as a truth value."""
     return _texts(["no" if code is False else code for code in _listed(value)])

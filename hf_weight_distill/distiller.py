@@ -47,6 +47,7 @@ from .card import (
     CardInfo,
     Component,
     inherited_fields,
+    language_of,
     shape_table,
     without_paths,
     write_card,
@@ -69,13 +70,14 @@ from .hub import check_repo_id, push_folder
 from .model import WeightDistillModel, check_source
 from .objectives import OBJECTIVES, build_objectives
 from .plan import WeightPlan, build_plan, check_precision, stock_student, tensors_of
-from .recipes import recipe_config
+from .recipes import nearest_recipe, recipe_config
 from .record import RUN_FILE, SCORES_FILE, RunRecord, read_settings, write_settings
 from .schedules import SCHEDULES, build_schedules
 from .sources import SOURCES, Inspection
 from .starts import random_start, student_start, teacher_start
 from .teachers.logit_cache import TeacherCache, build_teacher_cache
 from .teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
+from .teachers.resumable import teacher_fingerprint
 from .trainer import (
     WeightDistillTrainer,
     WeightDistillTrainingArguments,
@@ -104,8 +106,8 @@ class WeightDistiller:
             copied and its adapter merged into the copy.
         tokenizer: the teacher's; ``None`` where only weights are wanted.
         student: shape of the student.
-        recipe: ``"default"``, ``"generator"``, ``"paper"``, ...: the start of ``config``.
-        config: replaces the recipe's configuration.
+        recipe: ``"default"``, where neither is given, ``"generator"``, ``"paper"``, ...: the start of ``config``.
+        config: replaces the recipe's configuration; without ``recipe`` it goes by the name of the nearest one.
 
     Raises:
         ValueError: no encoder-decoder, an unknown family, adapters that cannot be merged, half or quantized precision,
@@ -131,7 +133,7 @@ class WeightDistiller:
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         student: StudentShape,
-        recipe: str = "default",
+        recipe: str | None = None,
         config: WeightDistillConfig | None = None,
     ) -> None:
         _check_teacher(teacher)
@@ -144,8 +146,9 @@ class WeightDistiller:
         self.teacher, self.tokenizer = teacher.eval(), tokenizer
         self._given = self.teacher, self.tokenizer  # before the vocabulary is trimmed
         self._kept_ids: list[int] | None = None
-        self.shape, self.recipe = student, recipe
-        self.config = config or recipe_config(recipe)
+        self.shape = student
+        self.recipe = recipe or (nearest_recipe(config) if config else "default")
+        self.config = config or recipe_config(self.recipe)
         self.plan: WeightPlan = build_plan(teacher, student, self.config.dropout)
         self.comparison: Comparison | None = None
         self.history: dict[str, list[dict[str, float]]] = {}
@@ -155,6 +158,7 @@ class WeightDistiller:
         self._device: torch.device | None = None  # where runs compute
         self._record = RunRecord(None)
         self._data: dict[str, str | None] = {}  # names of data sets, for the card
+        self._told: dict[str, Any] = {}  # of the card, by the user
         self.summary: dict[str, Any] = {}  # what schedules and adapters of phase 2 made of the student
         if student.vocab is not None and not needs_text(student.vocab):
             self._trim(None)
@@ -165,7 +169,7 @@ class WeightDistiller:
         name_or_path: str | os.PathLike,
         *,
         student: StudentShape,
-        recipe: str = "default",
+        recipe: str | None = None,
         config: WeightDistillConfig | None = None,
         **kwargs: Any,
     ) -> "WeightDistiller":
@@ -404,7 +408,8 @@ class WeightDistiller:
             generator_args: training arguments of phase 1, in place of the configuration's; ``max_steps=0`` skips it.
             finetune_args: of phase 2.
             resume_from_checkpoint: goes on where an interrupted run in ``output_dir`` stopped, in either phase.
-            compute_metrics: as in ``Seq2SeqTrainer``, with ``predict_with_generate``.
+            compute_metrics: as in ``Seq2SeqTrainer``; :func:`hf_weight_distill.evaluation.make_compute_metrics` makes
+                one. The recipe's arguments then have ``predict_with_generate``, your own have to.
             callbacks: for both phases.
 
         Returns:
@@ -417,12 +422,16 @@ class WeightDistiller:
         run = self._run = Path(output_dir)
         own = {"generator_args": generator_args, "finetune_args": finetune_args}
         evaluates = eval_dataset is not None
-        generator_args = generator_args or self._arguments(self.config.generator_args, run / "generator", evaluates)
-        finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune", evaluates)
+        reads = {"evaluates": evaluates, "generates": compute_metrics is not None}
+        generator_args = generator_args or self._arguments(self.config.generator_args, run / "generator", **reads)
+        finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune", **reads)
         self._check_run(run, generator_args, finetune_args, resume_from_checkpoint)
         for args in (generator_args, finetune_args):
-            check_training(args, evaluates, compute_metrics is not None, callbacks)
-        self.comparison, self._student, self._data, self.summary = None, None, {}, {}  # of a run before this one
+            check_training(args, evaluates, compute_metrics, callbacks)
+            if args.generation_max_length is None and self.teacher.generation_config.max_length is None:
+                args.generation_max_length = self.config.max_target_length + 1  # and not 20; it counts the start token
+        self.comparison, self._student = None, None  # of a run before this one
+        self._data, self._told, self.summary = {}, {}, {}
         self._record = RunRecord(run, generator_args.should_save)
         self.history = dict(self._record.facts.get("history", {}))
         self._device = generator_args.device
@@ -444,13 +453,13 @@ class WeightDistiller:
             evaluation = None if eval_dataset is None else self.features(eval_dataset, default_split="validation")
         if generator_args.should_save:
             self._write_run(run, self._run_description(own))
-        data = fingerprint(features)
-        self._check_same_data(data, resume_from_checkpoint)
+        made_of = {"data": fingerprint(features), "teacher": teacher_fingerprint(self._given[0])}
+        self._check_same(made_of, resume_from_checkpoint)
         if isinstance(train_dataset, str | os.PathLike):
             self._data["dataset"] = str(train_dataset)
         phases = {"generator": generator_args.description(), "finetune": finetune_args.description()}
         examples = len(features) if isinstance(features, Dataset) else None
-        self._record.write(finished=False, arguments=phases, examples=examples, data=data, **self._sizes())
+        self._record.write(finished=False, arguments=phases, examples=examples, **made_of, **self._sizes())
         datasets = {"train_dataset": features, "eval_dataset": evaluation, "teacher": teacher}
         shared = {**datasets, "compute_metrics": compute_metrics, "callbacks": list(callbacks)}
         student = self._generate(run / GENERATED, features, generator_args, shared, resume_from_checkpoint)
@@ -458,13 +467,15 @@ class WeightDistiller:
         self._record.write(finished=True)
         return self._student
 
-    def _check_same_data(self, data: str | None, resume: bool) -> None:
-        found = self._record.facts.get("data")
-        if resume and found is not None and found != data:
-            raise ValueError(
-                f"the run in {str(self._run)!r} was started with other data: resume it with the same, or choose "
-                "another output_dir"
-            )
+    def _check_same(self, made_of: dict[str, str | None], resume: bool) -> None:
+        """Whether a run goes on with the texts and the teacher that it began with, whatever their names are."""
+        for name, kind in (("data", "other data"), ("teacher", "another teacher")):
+            found, content = self._record.facts.get(name), made_of[name]
+            if resume and found is not None and found != content:
+                raise ValueError(
+                    f"the run in {str(self._run)!r} was started with {kind}: resume it with the same, or choose "
+                    "another output_dir"
+                )
 
     def _generate(
         self,
@@ -609,10 +620,12 @@ class WeightDistiller:
                 "teacher: leave it out, or use kl in generator_objectives or finetune_objectives"
             )
 
-    def _arguments(self, values: dict[str, Any], folder: Path, evaluates: bool) -> WeightDistillTrainingArguments:
+    def _arguments(
+        self, values: dict[str, Any], folder: Path, *, evaluates: bool, generates: bool
+    ) -> WeightDistillTrainingArguments:
         check_arguments(f"{folder.name}_args", values)
         defaults = {"save_strategy": "steps", "save_total_limit": 2, "report_to": "none"}
-        defaults["eval_strategy"] = "steps" if evaluates else "no"
+        defaults |= {"eval_strategy": "steps" if evaluates else "no", "predict_with_generate": generates}
         return WeightDistillTrainingArguments(**defaults | values | {"output_dir": str(folder)})
 
     def _check_run(
@@ -694,6 +707,8 @@ class WeightDistiller:
         if (run / RUN_FILE).exists():
             found = _compared(read_settings(run / RUN_FILE))
             now = _compared(description)
+            if now["teacher_revision"] is None:  # a folder or an adapter: the command line noted what it was given
+                now["teacher_revision"] = found.get("teacher_revision")
             changed = [f"{k}: {found.get(k)!r} -> {v!r}" for k, v in now.items() if found.get(k) != v]
             if changed:
                 raise ValueError(
@@ -740,7 +755,7 @@ class WeightDistiller:
         named = isinstance(dataset, str | os.PathLike)
         if named and split is None:
             split = split_name(dataset, pairs)
-        self._data |= {"eval_dataset": str(dataset) if named else None, "eval_split": split}
+        self._data |= {"eval_dataset": str(dataset) if named else None, "eval_split": split if named else None}
         sources = [self.config.prefix + source for source in pairs["source"]]
         device = self._device or self.teacher.device  # a teacher that nothing asked in training waits elsewhere
         teacher, tokenizer = self._given
@@ -771,7 +786,8 @@ class WeightDistiller:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"the folder {str(folder)!r} exists and is not empty: choose another, or delete it")
         student = self._finished(self.student)
-        card = {"model_name": folder.name} | card
+        self._told |= {name: value for name, value in card.items() if name != "model_name"}
+        card = {"model_name": folder.name} | self._told | card
 
         def write(target: Path) -> None:
             student.save_pretrained(target)
@@ -798,7 +814,7 @@ class WeightDistiller:
             private: whether a repository that is made is private.
             token: by default the one that is logged in.
             revision: branch to commit to, made if it is not there.
-            card: fields of :class:`hf_weight_distill.card.CardInfo`.
+            card: fields of :class:`hf_weight_distill.card.CardInfo`; by default those given to ``save_pretrained``.
 
         Returns:
             The commit's address. Under ``torchrun`` the first process uploads and the others get an empty string.
@@ -840,6 +856,9 @@ class WeightDistiller:
         if adapter is not None:
             inherited = inherited_fields(adapter.base) | inherited
             known |= {"teacher_adapter": adapter.kind, "teacher_bases": (adapter.base,) if adapter.base else ()}
+        known |= _direction(self.tokenizer)
+        if self.teacher.generation_config.forced_bos_token_id is None:
+            known.pop("tgt_lang", None)  # the student writes in it where generation is made to
         given = {name: value for name, value in fields.items() if value not in (None, ())}
         if given.get("license") not in (None, inherited.get("teacher_license")):  # name and text of the teacher's own
             inherited = {name: value for name, value in inherited.items() if not name.startswith("license_")}
@@ -967,6 +986,14 @@ def _warn_of_no_language(tokenizer: PreTrainedTokenizerBase, teacher: PreTrained
             "that it chooses one itself: set teacher.generation_config.forced_bos_token_id to the token of yours",
             stacklevel=3,
         )
+
+
+def _direction(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    """From which language into which, for the card, of a tokenizer that was set to both (NLLB, M2M100, mBART)."""
+    codes = {name: getattr(tokenizer, name, None) for name in ("src_lang", "tgt_lang")}
+    if None in codes.values():
+        return {}
+    return codes | {"languages": tuple(language_of(code) for code in codes.values())}
 
 
 def _mixed(mix_SG: torch.Tensor, groups: tuple[tuple[int, ...], ...]) -> list[list[float]]:

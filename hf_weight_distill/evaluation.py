@@ -255,6 +255,7 @@ def make_compute_metrics(
     def compute_metrics(prediction) -> dict[str, float]:
         return compute_scores(decode(prediction.predictions), decode(prediction.label_ids), names, tokenize=tokenize)
 
+    compute_metrics.of_translations = True  # and not of logits
     return compute_metrics
 
 

@@ -71,6 +71,12 @@ RECIPES: dict[str, WeightDistillConfig] = {
 }
 
 
+def nearest_recipe(config: WeightDistillConfig) -> str:
+    """The name of the recipe from which the fewest fields of a configuration differ."""
+    given = vars(config)
+    return min(RECIPES, key=lambda name: sum(given[field] != value for field, value in vars(RECIPES[name]).items()))
+
+
 def recipe_config(recipe: str) -> WeightDistillConfig:
     """The configuration of a recipe.
 

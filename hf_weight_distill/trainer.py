@@ -3,7 +3,7 @@
 import json
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType
@@ -26,8 +26,9 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.optimization import get_scheduler
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput
 
 from .config import check_names, fits, name_of
 from .data import TokenBatchSampler
@@ -154,7 +155,8 @@ def refuse_in_phase_1(args: WeightDistillTrainingArguments) -> None:
     """In phase 1 neither a checkpointed layer's recomputation nor a gathered shard would see the generated weights.
 
     Raises:
-        ValueError: activation checkpointing, FSDP, DeepSpeed, several GPUs in one process, or NEFTune is on.
+        ValueError: activation checkpointing, FSDP, DeepSpeed, several GPUs in one process, NEFTune, or uploading
+            checkpoints is on.
     """
     if getattr(args, "activation_checkpointing", None) or args.gradient_checkpointing:
         raise ValueError(
@@ -176,12 +178,17 @@ def refuse_in_phase_1(args: WeightDistillTrainingArguments) -> None:
             "neftune_noise_alpha adds noise to an embedding module, and generated embeddings have none: leave it off "
             "in phase 1 (finetune_args may have it)"
         )
+    if args.push_to_hub:
+        raise ValueError(
+            "push_to_hub=True would publish the checkpoints of a weight source, which no stock model can load: leave "
+            "it off where one trains, and push the student with WeightDistiller.push_to_hub or hf-weight-distill push"
+        )
 
 
 def check_training(
     args: WeightDistillTrainingArguments,
     evaluates: bool,
-    has_metrics: bool,
+    compute_metrics: Callable | None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """What the base class finds out when a phase begins, or after its first evaluation.
@@ -189,35 +196,71 @@ def check_training(
     Args:
         args: of the phase; nothing is asked of one without updates.
         evaluates: whether there is a data set to evaluate on.
-        has_metrics: whether ``compute_metrics`` is given.
+        compute_metrics: of the phase.
         callbacks: of the phase.
 
     Raises:
-        ValueError: evaluation without data, a metric that nothing computes, a package to report to that is not
-            installed, early stopping without what it looks at.
+        ValueError: arguments of another class, evaluation without data, a metric that nothing computes or translations
+            that none reads, an optimizer or a package to report to that is not installed, a schedule of the learning
+            rate without what it needs, early stopping or a best checkpoint without what it looks at.
     """
+    if not isinstance(args, WeightDistillTrainingArguments):
+        raise ValueError(f"found {type(args).__name__} for a phase, expected WeightDistillTrainingArguments")
     if args.max_steps == 0:
         return
     if args.eval_strategy != "no" and not evaluates:
         raise ValueError(
             f"eval_strategy={args.eval_strategy.value!r}, but there is no eval_dataset: give one, or leave it out"
         )
-    if args.metric_for_best_model not in (None, "loss", "eval_loss") and not has_metrics:
+    if args.metric_for_best_model not in (None, "loss", "eval_loss") and compute_metrics is None:
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model!r}, but without compute_metrics there is eval_loss "
             "alone: leave it out, or give compute_metrics to WeightDistiller.distill"
         )
+    if getattr(compute_metrics, "of_translations", False) and evaluates and not args.predict_with_generate:
+        raise ValueError("compute_metrics reads translations: set predict_with_generate=True")
+    if args.predict_with_generate and compute_metrics is None:
+        raise ValueError(
+            "predict_with_generate=True generates at each evaluation, and without compute_metrics nothing reads that: "
+            "leave it out, or give compute_metrics to WeightDistiller.distill"
+        )
+    if args.save_strategy == SaveStrategy.BEST and args.metric_for_best_model is None:
+        raise ValueError("save_strategy='best' looks at metric_for_best_model: give one, eval_loss say")
     stops = any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks)
     if stops and (args.metric_for_best_model is None or args.eval_strategy == "no"):
         raise ValueError(
             "EarlyStoppingCallback looks at an evaluation of every phase that trains: give each metric_for_best_model "
             "(eval_loss, say) and an eval_strategy, or skip one with max_steps=0"
         )
+    _check_installed(args)
+    _check_rate(args)
+
+
+def _check_installed(args: WeightDistillTrainingArguments) -> None:
     try:
         for callback in get_reporting_integration_callbacks(args.report_to):
             callback()
     except (ImportError, RuntimeError) as error:
         raise ValueError(f"report_to={args.report_to}: {error}") from error
+    try:
+        Seq2SeqTrainer.get_optimizer_cls_and_kwargs(args)
+    except ImportError as error:
+        raise ValueError(f"optim={args.optim.value!r}: {error}") from error
+    except ValueError:  # some want the model, which is not there yet
+        pass
+
+
+def _check_rate(args: WeightDistillTrainingArguments) -> None:
+    """Whether the schedule of the learning rate can be made, tried on an optimizer of one number."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    steps = {"num_warmup_steps": args.get_warmup_steps(2), "num_training_steps": 2}
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, **steps, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
+    except (TypeError, ValueError) as error:
+        name = args.lr_scheduler_type.value
+        raise ValueError(
+            f"lr_scheduler_type={name!r} with lr_scheduler_kwargs={args.lr_scheduler_kwargs}: {error}"
+        ) from error
 
 
 def check_stream(dataset: Dataset | IterableDataset, args: WeightDistillTrainingArguments) -> None:
@@ -236,10 +279,16 @@ def token_batches(dataset: Dataset | IterableDataset, args: WeightDistillTrainin
     """Batches by target tokens; ``None`` where the arguments ask for none.
 
     Raises:
-        ValueError: a stream, whose lengths are not known, or a sentence that fits no batch.
+        ValueError: a stream, whose lengths are not known, a sentence that fits no batch, or arguments that would make
+            the batches otherwise.
     """
     if args.max_tokens_per_batch is None or args.max_steps == 0:
         return None
+    if args.auto_find_batch_size or args.train_sampling_strategy == "sequential":
+        other = "auto_find_batch_size=True" if args.auto_find_batch_size else "train_sampling_strategy='sequential'"
+        raise ValueError(
+            f"max_tokens_per_batch makes the batches, and {other} would have no effect: leave one of them out"
+        )
     if not isinstance(dataset, Dataset):
         raise ValueError(
             f"max_tokens_per_batch={args.max_tokens_per_batch} sorts sentences by length, and a stream does not know "
@@ -247,7 +296,8 @@ def token_batches(dataset: Dataset | IterableDataset, args: WeightDistillTrainin
         )
     seed = args.seed if args.data_seed is None else args.data_seed
     labels = dataset.select_columns("labels").with_format("arrow")[:]["labels"]
-    return TokenBatchSampler(list_value_length(labels).to_pylist(), args.max_tokens_per_batch, seed=seed)
+    lengths = list_value_length(labels).to_pylist()
+    return TokenBatchSampler(lengths, args.max_tokens_per_batch, seed=seed, drop_last=args.dataloader_drop_last)
 
 
 def check_objectives(
@@ -357,7 +407,19 @@ class WeightDistillTrainer(Seq2SeqTrainer):
                 if self.args.load_best_model_at_end:
                     self._load_best_model()
                 return TrainOutput(state.global_step, 0.0, {})
+            if self.args.save_only_model:
+                raise ValueError(
+                    f"{resume_from_checkpoint!r} holds the model alone (save_only_model=True), so that the optimizer "
+                    "and the learning rate would begin anew: start again, and leave it off where a run is to go on"
+                )
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _load_best_model(self) -> None:
+        """As the base class, also where the run's folder was moved: it notes whole paths."""
+        best = self.state.best_model_checkpoint
+        if best is not None and not os.path.exists(best):
+            self.state.best_model_checkpoint = os.path.join(self.args.output_dir, os.path.basename(best))
+        super()._load_best_model()
 
     # --- loss ---
 
@@ -449,6 +511,8 @@ class WeightDistillTrainer(Seq2SeqTrainer):
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            persistent_workers=self.args.dataloader_persistent_workers,
         )
         loader = self.accelerator.prepare(loader)
         if loader.batch_sampler is not sampler:  # a shard of it, on several processes

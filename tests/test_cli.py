@@ -429,6 +429,7 @@ def test_an_interrupted_run_goes_on_to_the_same_student(folder, run, monkeypatch
     from hf_weight_distill.trainer import WeightDistillTrainer
 
     argv = ["distill", "--config", path / "weight_distill.yaml", "--output_dir", folder / "stopped"]
+    argv += ["--revision", "main"]  # which a teacher in a folder does not know
     step = WeightDistillTrainer.training_step
 
     def stop_in_phase_2(self, model, *rest):

@@ -23,14 +23,16 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     MarianMTModel,
+    Seq2SeqTrainingArguments,
     TrainerCallback,
 )
 
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller
 from hf_weight_distill import distiller as module
 from hf_weight_distill.corpus import built_in_corpus
+from hf_weight_distill.evaluation import make_compute_metrics
 from hf_weight_distill.plan import tensors_of
-from hf_weight_distill.trainer import last_checkpoint
+from hf_weight_distill.trainer import check_training, last_checkpoint
 
 SHAPE = StudentShape(decoder_layers=1)
 FAST = {"max_steps": 3, "learning_rate": 1e-2, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
@@ -429,6 +431,33 @@ def test_resume_with_other_data_is_refused(marian, tmp_path):
         load(marian, config=config).distill(other, output_dir=tmp_path / "run", resume_from_checkpoint=True)
 
 
+def test_resume_with_another_teacher_of_the_same_name_is_refused(marian, tmp_path):
+    config = replace(CONFIG, pseudo_labels="none")
+    load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
+    other = load(marian, config=config)
+    with torch.no_grad():
+        other.teacher.model.encoder.layers[0].fc1.bias += 1e-3
+    with pytest.raises(ValueError, match="was started with another teacher"):
+        other.distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_weights_alone_is_not_gone_on_from(marian, tmp_path, monkeypatch):
+    saving = FAST | {"save_strategy": "steps", "save_steps": 1, "save_only_model": True}
+    config = replace(CONFIG, generator_args={"max_steps": 0}, finetune_args=saving)
+    real = module.WeightDistillTrainer.training_step
+
+    def interrupted(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(module.WeightDistillTrainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"checkpoint-2' holds the model alone .* would begin anew"):
+        load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True)
+
+
 def test_when_a_run_logs_and_saves_may_change_on_resuming_and_is_repeated(marian, tmp_path):
     often = arguments(tmp_path / "mine", max_steps=2, logging_steps=1, eval_strategy="epoch", save_strategy="epoch")
     load(marian).distill(PAIRS, PAIRS, output_dir=tmp_path / "run", finetune_args=often)
@@ -457,6 +486,23 @@ def test_resuming_a_run_that_is_over_changes_nothing(marian, tmp_path):
         resumed = again.distill(PAIRS, PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True)
         assert all(torch.equal(t, tensors_of(resumed)[n]) for n, t in tensors_of(whole).items()), kept
         assert again.history["finetune"][-1]["step"] == 4
+
+
+def test_a_run_that_is_over_and_was_moved_still_has_its_best_weights(marian, tmp_path):
+    class Spoil(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            if state.global_step == 3:  # the best are those of step 2, the last ones are nonsense
+                for parameter in filter(lambda p: p.requires_grad, model.parameters()):  # not the computed positions
+                    parameter.data.normal_()
+
+    best = {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": True, "eval_steps": 1}
+    config = replace(CONFIG, generator_args={"max_steps": 0}, finetune_args=FAST | best)
+    options = {"output_dir": tmp_path / "there", "callbacks": [Spoil()]}
+    whole = load(marian, config=config).distill(PAIRS, PAIRS, **options)
+    (tmp_path / "there").rename(tmp_path / "here")
+    again = {"output_dir": tmp_path / "here", "resume_from_checkpoint": True}
+    resumed = load(marian, config=config).distill(PAIRS, PAIRS, **again)
+    assert all(torch.equal(t, tensors_of(resumed)[n]) for n, t in tensors_of(whole).items())
 
 
 def test_resume_with_other_settings_is_refused(marian, tmp_path):
@@ -512,6 +558,34 @@ def test_the_card_names_the_split_that_was_scored(marian, tmp_path, monkeypatch)
         distiller.save_pretrained(tmp_path / str(number))
         (result,) = ModelCard.load(tmp_path / str(number) / "README.md").data.eval_results
         assert result.dataset_split == expected
+
+
+def test_scores_of_data_without_a_name_are_not_said_to_be_of_the_training_data(marian, tmp_path):
+    distiller = load(marian)
+    distiller.distill(PAIRS, output_dir=tmp_path / "run")
+    splits = DatasetDict(dev=PAIRS, devtest=PAIRS)
+    distiller.evaluate(splits, "devtest", metrics=("chrf",), batch_sizes=(1,), speed_sentences=1)
+    distiller.save_pretrained(tmp_path / "student", dataset="wmt/wmt16:ro-en")
+    card = ModelCard.load(tmp_path / "student" / "README.md")
+    assert "a data set that was not named" in card.text and "devtest" not in card.content
+
+
+def test_what_was_said_for_the_card_is_said_again_and_not_after_another_run(marian, tmp_path):
+    distiller, said = load(marian), {"task": "summarization", "limits": "Not for medical texts."}
+    for folder, given in (("a", said), ("b", {})):
+        distiller.save_pretrained(tmp_path / folder, **given)
+        card = ModelCard.load(tmp_path / folder / "README.md")
+        assert card.data.pipeline_tag == "summarization" and said["limits"] in card.text
+    distiller.distill(PAIRS, output_dir=tmp_path / "run")
+    distiller.save_pretrained(tmp_path / "c")
+    assert said["limits"] not in (tmp_path / "c" / "README.md").read_text()
+
+
+def test_a_configuration_without_a_recipe_goes_by_the_nearest(marian, tmp_path):
+    for name, config in RECIPES.items():
+        assert load(marian, config=replace(config, max_target_length=7, num_beams=2)).recipe == name
+    load(marian, config=replace(RECIPES["opdf"], num_beams=1)).save_pretrained(tmp_path / "a")
+    assert "recipe: opdf" in (tmp_path / "a" / "README.md").read_text()
 
 
 def test_a_save_that_fails_leaves_nothing(marian, tmp_path, monkeypatch):
@@ -619,6 +693,23 @@ def test_folders_that_are_taken(marian, tmp_path):
         ({"finetune_args": FAST | {"eval_strategy": "steps"}}, "eval_strategy='steps', but there is no eval_dataset"),
         ({"finetune_args": FAST | {"metric_for_best_model": "bleu"}}, "'bleu', but without compute_metrics"),
         ({"finetune_args": FAST | {"report_to": "wandb"}}, r"report_to=\['wandb'\]: .*install"),
+        ({"finetune_args": FAST | {"save_strategy": "best"}}, "save_strategy='best' looks at metric_for_best_model"),
+        ({"finetune_args": FAST | {"predict_with_generate": True}}, "without compute_metrics nothing reads"),
+        ({"finetune_args": FAST | {"optim": "adamw_8bit"}}, "optim='adamw_8bit': .*bitsandbytes"),
+        ({"finetune_args": FAST | {"lr_scheduler_type": "cosine_with_min_lr"}}, "'cosine_with_min_lr' .*min_lr_rate"),
+        ({"generator_args": FAST | {"lr_scheduler_type": "warmup_stable_decay"}}, "'warmup_stable_.*'num_decay_steps'"),
+        (
+            {"generator_args": FAST | {"push_to_hub": True}},
+            "push_to_hub=True would publish the checkpoints of a weight",
+        ),
+        (
+            {"finetune_args": FAST | {"max_tokens_per_batch": 99, "auto_find_batch_size": True}},
+            "max_tokens_per_batch makes the batches, and auto_find_batch_size=True",
+        ),
+        (
+            {"finetune_args": FAST | {"max_tokens_per_batch": 99, "train_sampling_strategy": "sequential"}},
+            "makes the batches, and train_sampling_strategy='sequential'",
+        ),
         ({"generator_objectives": {"tensor_constraint": 1.0}}, "without auxiliary tensors, and expected 'mpo'"),
         ({"schedules": {"magnitude_pruning": {}}, "finetune_args": FAST | {"fsdp": "full_shard"}}, "which FSDP and"),
     ],
@@ -627,6 +718,41 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_trained(marian
     with pytest.raises(ValueError, match=message):
         load(marian, config=replace(CONFIG, **config)).distill(PAIRS, output_dir=tmp_path / "run")
     assert not (tmp_path / "run" / "generated_student").exists()
+
+
+def test_arguments_of_the_stock_trainer_are_refused_before_anything_is_trained(marian, tmp_path):
+    stock = Seq2SeqTrainingArguments(str(tmp_path / "finetune"), max_steps=1, use_cpu=True)
+    with pytest.raises(ValueError, match="found Seq2SeqTrainingArguments .*, expected WeightDistillTrainingArguments"):
+        load(marian).distill(PAIRS, output_dir=tmp_path / "run", finetune_args=stock)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["cosine", "constant_with_warmup", "inverse_sqrt", "polynomial", "reduce_lr_on_plateau"]
+)
+def test_usual_schedules_and_optimizers_pass(tmp_path, name):
+    for optimizer in ("adamw_torch", "adafactor", "sgd"):
+        check_training(arguments(tmp_path, lr_scheduler_type=name, optim=optimizer), False, None)
+
+
+def test_metrics_of_translations_see_whole_translations(marian, tmp_path):
+    teacher = tiny_teacher("t5")  # without a longest output, like the public ones: generation would end at 20 tokens
+    teacher.generation_config.suppress_tokens = [teacher.config.eos_token_id]
+    seen, evaluating = [], FAST | {"eval_strategy": "steps", "eval_steps": 3}
+    config = replace(CONFIG, max_target_length=31, finetune_args=evaluating, generator_args={"max_steps": 0})
+    measure = make_compute_metrics(load(marian).tokenizer)
+    distiller = WeightDistiller(teacher, student=SHAPE, config=config)
+
+    def compute_metrics(prediction):
+        seen.append(prediction.predictions.shape)
+        return {"none": 0.0}
+
+    data = random_features(4)
+    distiller.distill(data, data, output_dir=tmp_path / "run", compute_metrics=compute_metrics)
+    assert seen == [(4, 32)]  # the start token among them
+    mine = arguments(tmp_path / "mine", eval_strategy="steps", eval_steps=3)
+    with pytest.raises(ValueError, match="compute_metrics reads translations: set predict_with_generate=True"):
+        distiller.distill(data, data, output_dir=tmp_path / "b", finetune_args=mine, compute_metrics=measure)
 
 
 def test_a_stream_has_no_epochs_in_either_phase(marian, tmp_path):

@@ -18,6 +18,7 @@ import sentencepiece
 import torch
 import yaml
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from models import BART_LIKE, T5_LIKE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -397,15 +398,20 @@ def test_ties_stay_and_only_what_hangs_on_the_vocabulary_is_copied(case, trimmed
 
 
 @pytest.mark.parametrize("case", ["m2m100", "nllb", "mbart", "mbart50"])
-def test_the_languages_that_were_set_stay_set(case, teachers):
-    teacher, tokenizer = teachers(case)
-    tokenizer = copy.deepcopy(tokenizer)
+def test_the_languages_that_were_set_stay_set(case, teachers, tmp_path):
+    teacher, tokenizer = (copy.deepcopy(part) for part in teachers(case))
     source, target = {"m2m100": ("zu", "af"), "nllb": ("zul_Latn", "ace_Latn")}.get(case, ("ro_RO", "tr_TR"))
     tokenizer.src_lang, tokenizer.tgt_lang = source, target
     small = trim_vocabulary(teacher, tokenizer, [])
     old, new = ([t(text="")["input_ids"], t(text_target="")["input_ids"]] for t in (tokenizer, small.tokenizer))
     assert [[small.ids[i] for i in ids] for ids in new] == old
     assert old[0] != old[1]
+    teacher.generation_config.forced_bos_token_id = old[1][0] if case != "mbart" else None
+    distiller = WeightDistiller(teacher, tokenizer, student=StudentShape(encoder_layers=1))
+    distiller.save_pretrained(tmp_path / "student")
+    card = ModelCard.load(tmp_path / "student" / "README.md")
+    assert card.data.language == [source.partition("_")[0], target.partition("_")[0]]
+    assert f"src_lang={source!r}" in card.text and (f"It writes `{target}`" in card.text) == (case != "mbart")
 
 
 def test_positions_of_m2m100_count_from_the_padding_id_which_stays_where_it_is():

@@ -140,8 +140,9 @@ def _check_settings(distiller: "WeightDistiller", run: Path, evaluates: bool) ->
     for name in PHASES:
         check_arguments(name, getattr(config, name))
         with users_own(name):
-            phases.append(distiller._arguments(getattr(config, name), run / name.removesuffix("_args"), evaluates))
-            check_training(phases[-1], evaluates, has_metrics=False)
+            folder = run / name.removesuffix("_args")
+            phases.append(distiller._arguments(getattr(config, name), folder, evaluates=evaluates, generates=False))
+            check_training(phases[-1], evaluates, compute_metrics=None)
     distiller._check_lengths()
     distiller._check_run(run, *phases, resume=True)  # folders are looked at in _check_folders
     return phases[0]
@@ -239,9 +240,11 @@ def _test_split(job: Job, pairs: dict[str, "Dataset"]) -> str | None:
 
 
 def _card_fields(job: Job) -> dict[str, Any]:
+    from ..card import language_of
+
     data, card = job.data, job.afterwards
     codes = (data.get("source_lang") or data.get("src_lang"), data.get("target_lang") or data.get("tgt_lang"))
-    pair = tuple(code.partition("_")[0] for code in codes if code)  # deu_Latn and de_DE name a script or country, too
+    pair = tuple(language_of(code) for code in codes if code)
     return {
         "license": card.get("license"),
         "languages": tuple(card.get("languages") or (pair if len(pair) == 2 else ())),
