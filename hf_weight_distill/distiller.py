@@ -74,7 +74,7 @@ from .recipes import nearest_recipe, recipe_config
 from .record import RUN_FILE, SCORES_FILE, RunRecord, read_settings, write_settings
 from .schedules import SCHEDULES, build_schedules
 from .sources import SOURCES, Inspection
-from .starts import random_start, student_start, teacher_start
+from .starts import random_start, refuse_growth, student_start, teacher_start
 from .teachers.logit_cache import TeacherCache, build_teacher_cache
 from .teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
 from .teachers.resumable import teacher_fingerprint
@@ -444,13 +444,13 @@ class WeightDistiller:
         if self.config.pseudo_labels != "none":
             pseudo = Path(self.config.pseudo_labels_dir or run / "pseudo_labels")
         with self._record.stage("data"):
+            evaluation = None if eval_dataset is None else self.features(eval_dataset, default_split="validation")
             with generator_args.main_process_first(desc="preparing the data"):
                 features = self.features(train_dataset, pseudo)
                 teacher = self._cached(features, run)
             for args in (generator_args, finetune_args):
                 check_stream(features, args)
                 token_batches(features, args)
-            evaluation = None if eval_dataset is None else self.features(eval_dataset, default_split="validation")
         if generator_args.should_save:
             self._write_run(run, self._run_description(own))
         made_of = {"data": fingerprint(features), "teacher": teacher_fingerprint(self._given[0])}
@@ -607,17 +607,17 @@ class WeightDistiller:
                 device=self._device,
             )
 
-    def _check_cache(self) -> None:
-        """Whether both phases can learn from a cache, and one of them does."""
+    def _check_cache(self, phases: dict[str, WeightDistillTrainingArguments]) -> None:
+        """Whether the phases that train can learn from a cache, and one of them does."""
         if self.config.teacher_cache_top_k is None:
             return
-        used = [o for phase in ("generator", "finetune") for o, _ in self._objectives(phase).values()]
+        used = [o for phase, args in phases.items() if args.max_steps != 0 for o, _ in self._objectives(phase).values()]
         for objective in used:
             objective.check_cache(self._objective_options()["temperature"])
         if not any("teacher" in objective.needs for objective in used):
             raise ValueError(
-                f"teacher_cache_top_k={self.config.teacher_cache_top_k}, but no objective of either phase asks for the "
-                "teacher: leave it out, or use kl in generator_objectives or finetune_objectives"
+                f"teacher_cache_top_k={self.config.teacher_cache_top_k}, but no objective of a phase that trains asks "
+                "for the teacher: leave it out, or use kl in generator_objectives or finetune_objectives"
             )
 
     def _arguments(
@@ -642,18 +642,20 @@ class WeightDistiller:
             )
         config = self.config
         self._check_generation()
-        check_source(config.source, config.source_options)
+        check_source(config.source, config.source_options, config.start == "teacher")
+        if config.start == "teacher":
+            refuse_growth(self.plan)
         if config.finetune_source is not None:
-            check_source(config.finetune_source, config.finetune_source_options)
-            if SOURCES[config.finetune_source].from_teacher:
+            if config.finetune_source in SOURCES and SOURCES[config.finetune_source].from_teacher:
                 raise ValueError(
                     f"finetune_source={config.finetune_source!r} makes weights from the teacher's and cannot go on "
                     "from those of phase 1: use it as source"
                 )
+            check_source(config.finetune_source, config.finetune_source_options, False)
         self._check_phase("generator", generator_args, config.source)
         self._check_phase("finetune", finetune_args, config.finetune_source)
         _check_phase_folders([args for args in (generator_args, finetune_args) if args.max_steps != 0], resume)
-        self._check_cache()
+        self._check_cache({"generator": generator_args, "finetune": finetune_args})
         if config.schedules:
             self._check_schedules(finetune_args)
         if config.finetune_lora:
@@ -672,6 +674,11 @@ class WeightDistiller:
 
     def _check_schedules(self, args: WeightDistillTrainingArguments) -> None:
         build_schedules(self.config.schedules, {})
+        if args.max_steps == 0:
+            raise ValueError(
+                f"schedules {', '.join(self.config.schedules)} act in phase 2, which finetune_args skips by "
+                "max_steps=0: give it updates, or leave schedules out"
+            )
         if self.config.finetune_source is not None:
             raise ValueError("schedules change the weights of a plain student: use them without finetune_source")
         if args.fsdp or args.deepspeed:
@@ -973,6 +980,11 @@ def _check_teacher(teacher: PreTrainedModel) -> None:
     if not isinstance(teacher, PreTrainedModel) and not is_adapted(teacher):
         raise ValueError(f"the teacher is a {type(teacher).__name__}: expected a transformers PreTrainedModel")
     family_of(teacher.config)
+    if not teacher.can_generate():
+        raise ValueError(
+            f"the teacher is a {type(teacher).__name__}, which has no output layer for text: load it with "
+            "AutoModelForSeq2SeqLM"
+        )
     check_precision(teacher)
 
 

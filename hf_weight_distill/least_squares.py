@@ -4,10 +4,12 @@ A student that keeps one decoder layer of four feeds that layer states that it n
 matrix of a layer is fitted to the text, in the order of computation: with the student's own inputs ``a`` and what the
 teacher's matrix of the chosen layer answers on the same text, ``y`` (projected as the start projects it),
 
-.. math:: \min_{W, b} \sum_n \lVert W a_n + b - y_n \rVert^2 + \lambda \lVert W - W_0 \rVert^2
+.. math::
+    \min_{W, b} \sum_n \lVert W a_n + b - y_n \rVert^2
+    + \lambda \big(\lVert W - W_0 \rVert^2 + \lVert b - b_0 \rVert^2\big)
 
-over all tokens of the calibration text, a ridge regression towards the start ``W_0``, solved exactly. A matrix that
-writes to the residual stream also makes up for what the stream lacks before it: ``y`` is then the teacher's stream
+over all tokens of the calibration text, a ridge regression towards the start ``W_0, b_0``, solved exactly. A matrix
+that writes to the residual stream also makes up for what the stream lacks before it: ``y`` is then the teacher's stream
 after the module less the student's stream before it. Each fit sees the student as the fits before have left it.
 
 Layer-wise least squares is how channel pruning reconstructs features (He et al. 2017, https://arxiv.org/abs/1707.06168).

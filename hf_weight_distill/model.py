@@ -95,7 +95,7 @@ class WeightDistillModel(nn.Module):
         student: PreTrainedModel = self._student.to(self.device)
         tensors = tensors_of(student)
         for name, tensor in self.student_weights().items():
-            tensors[name].copy_(tensor)
+            tensors[name][: len(tensor)].copy_(tensor)  # M2M100's table of positions may have grown
         for name in self.plan.constants:
             if isinstance(tensors[name], nn.Parameter):
                 tensors[name].requires_grad_(False)  # computed positions get no gradient; DDP would wait for one
@@ -150,13 +150,17 @@ class WeightDistillModel(nn.Module):
         """Labels shifted to the right, as the student does it."""
         return decoder_inputs(self._shell, labels)
 
+    def set_attn_implementation(self, name: str) -> None:
+        """The kernel of attention in training, as of any ``PreTrainedModel``."""
+        self._shell.set_attn_implementation(name)
+
     def slow_parameters(self) -> Iterator[nn.Parameter]:
         """Projections and mixing: see ``WeightDistillTrainingArguments.projection_lr_factor``."""
         return self.source.slow_parameters()
 
 
-def check_source(source: str, options: dict[str, Any]) -> None:
-    """Whether there is such a source with such options.
+def check_source(source: str, options: dict[str, Any], from_teacher: bool = True) -> None:
+    """Whether there is such a source with such options, and for such a start: tried on a class of one number.
 
     Raises:
         ValueError: no.
@@ -167,6 +171,11 @@ def check_source(source: str, options: dict[str, Any]) -> None:
     wrong = sorted(set(options) - set(known))
     if wrong:
         raise ValueError(f"the source {source!r} has no option {', '.join(wrong)}; known: {', '.join(known) or 'none'}")
+    mix = torch.ones(1, 1) if from_teacher else None
+    probe = ClassStart(torch.zeros(1, 1), mix, (None,))
+    spec = ClassSpec("every class", ("ffn",), torch.zeros(1, 1, 1), (1,), (1,), True, "bias", (True,), probe)
+    with torch.random.fork_rng(devices=()):
+        SOURCES[source]([spec], **options)
 
 
 class _Buffers(nn.Module):

@@ -83,7 +83,7 @@ def teacher_start(
     Raises:
         ValueError: an axis of the student is larger than the teacher's, where nothing can be chosen.
     """
-    _refuse_growth(plan)
+    refuse_growth(plan)
     statistics = text_statistics(plan, teacher, batches) if batches else weight_statistics(plan, teacher)
     builder = _Builder(plan, tensors_of(teacher), statistics, fixed_tensors(plan, teacher), layers, width)
     if builder.stream is not None and batches:
@@ -94,7 +94,7 @@ def teacher_start(
     return reconstruct(plan, teacher, start, builder.stream, batches)
 
 
-def _refuse_growth(plan: WeightPlan) -> None:
+def refuse_growth(plan: WeightPlan) -> None:
     for c in plan.classes:
         for axis, old, new in zip(c.axes, c.teacher_shape, c.student_shape, strict=True):
             if new > old:

@@ -373,6 +373,9 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         if "teacher" in needs:
             self._learn_from(teacher)
         self.outputs_needed = {f"output_{need}": True for need in needs & {"hidden_states", "attentions"}}
+        if "attentions" in needs:  # which other kernels do not hand out
+            for part in filter(None, (model, self.teacher)):
+                part.set_attn_implementation("eager")
         self.exposed_needed = "exposed" in needs
         self._logged: dict[str, Tensor] = {}
         self._keep_padding_rows_zero()

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 from training import arguments, random_features
 from transformers import (
+    AutoModel,
     EarlyStoppingCallback,
     GenerationConfig,
     GPT2Config,
@@ -625,6 +626,12 @@ def test_teachers_that_cannot_be(marian):
         WeightDistiller(tiny_teacher("t5").bfloat16(), student=SHAPE)
 
 
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_a_teacher_without_an_output_layer_is_refused(family):
+    with pytest.raises(ValueError, match="has no output layer for text: load it with AutoModelForSeq2SeqLM"):
+        WeightDistiller(AutoModel.from_config(tiny_teacher(family).config), student=SHAPE)
+
+
 def test_a_causal_checkpoint_is_refused_before_it_is_loaded(tmp_path):
     GPT2Config().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="not an encoder-decoder"):
@@ -728,8 +735,41 @@ def test_arguments_of_the_stock_trainer_are_refused_before_anything_is_trained(m
 
 
 @pytest.mark.parametrize(
-    "name", ["cosine", "constant_with_warmup", "inverse_sqrt", "polynomial", "reduce_lr_on_plateau"]
+    "shape, config, message",
+    [
+        ({"ffn_dim": 64}, {}, "the student's 'ffn' axis has 64"),
+        ({"attention_heads": 4}, {}, "the student's attention has 4 heads, the teacher's 2"),
+        ({}, {"source": "generator", "start": "random"}, "the generator cannot start from random student weights"),
+        ({}, {"source_options": {"init": "Xavier"}}, "init='Xavier'"),
+        ({}, {"finetune_source": "mpo", "finetune_source_options": {"unit_sites": "3"}}, "unit_sites='3'"),
+        ({}, {"objective_options": {"label_smoothing": 1.5}}, "label_smoothing=1.5: expected 0 <= label_smoothing < 1"),
+        (
+            {},
+            {"finetune_objectives": {"kl": 1.0}, "objective_options": {"temperature": 0.0}},
+            "temperature=0.0: expected a number above 0",
+        ),
+        (
+            {},
+            {"schedules": {"magnitude_pruning": {"sparsity": 0.5}}, "finetune_args": {"max_steps": 0}},
+            "schedules magnitude_pruning act in phase 2, which finetune_args skips",
+        ),
+    ],
 )
+def test_settings_that_cannot_work_are_refused_before_the_teacher_translates(marian, tmp_path, shape, config, message):
+    config = replace(CONFIG, pseudo_labels="replace", **config)
+    with pytest.raises(ValueError, match=message):
+        load(marian, config=config, student=replace(SHAPE, **shape)).distill(PAIRS, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_data_that_cannot_be_read_is_refused_before_the_teacher_translates(marian, tmp_path):
+    config = replace(CONFIG, pseudo_labels="replace")
+    with pytest.raises(ValueError, match="nothing.jsonl"):
+        load(marian, config=config).distill(PAIRS, str(tmp_path / "nothing.jsonl"), output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["cosine", "constant_with_warmup", "inverse_sqrt", "polynomial"])
 def test_usual_schedules_and_optimizers_pass(tmp_path, name):
     for optimizer in ("adamw_torch", "adafactor", "sgd"):
         check_training(arguments(tmp_path, lr_scheduler_type=name, optim=optimizer), False, None)

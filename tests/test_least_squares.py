@@ -166,6 +166,22 @@ def test_one_layer_chosen_by_hand_is_fitted_like_the_last_of_a_group(family):
     assert any(not torch.equal(moved[path].weight, start.weight) for path, start in plain.items())
 
 
+def test_queries_of_smaller_heads_are_fitted_to_answers_of_their_own_temperature():
+    """Scores are divided by the root of the head size: half of it wants queries and keys times 0.5^(1/4) each."""
+    shape, module = StudentShape(decoder_layers=1, d_model=8), "model.decoder.layers.{}.encoder_attn.q_proj"
+    teacher = tiny_teacher("marian")
+    batches, path = batches_of(teacher), module + ".weight"
+    plan, before, _ = start_of("marian", shape, "none")
+    assert plan.student_config.d_model // plan.student_config.decoder_attention_heads == 2, "half of the teacher's"
+    _, after, student = start_of("marian", shape, "least_squares")
+    answers = tokens(activations(teacher, [module.format(3)], batches)[module.format(3)][1], batches, "decoder")
+    goal = answers @ before[path].projections[0].matrix[0].numpy() * 0.5**0.25
+    inputs = tokens(activations(student, [module.format(0)], batches)[module.format(0)][0], batches, "decoder")
+    expected = naive_ridge(inputs, goal, before[path].weight[0], before[module + ".bias"].weight[0])
+    fitted = after[path].weight[0].T.double()
+    torch.testing.assert_close(fitted, torch.tensor(expected[:-1]), atol=2e-4, rtol=2e-3)
+
+
 def test_one_token_is_enough_to_be_finite():
     teacher = tiny_teacher("t5")
     plan = build_plan(teacher, SHAPE)

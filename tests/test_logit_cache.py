@@ -16,9 +16,10 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from models import tiny_teacher
+from models import BART_LIKE, tiny_teacher
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 from training import arguments, random_features
+from transformers import MarianConfig, MarianMTModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller, build_plan
@@ -153,6 +154,21 @@ def test_every_label_token_has_the_teachers_distribution(family, temperature, tm
     torch.testing.assert_close(found.log_probs[:, 5].exp(), rest, rtol=2e-3, atol=1e-3)
     torch.testing.assert_close(found.log_probs.exp().sum(-1), torch.ones(len(log_p)))
     assert cache.summary()["kept"] == pytest.approx(1 - rest.mean().item(), abs=1e-3)
+
+
+def test_targets_may_have_a_larger_vocabulary_than_sources(tmp_path):
+    """Its size decides how ids are kept: 16 bits would hold those of the 40 source tokens alone."""
+    separate = {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False, "decoder_vocab_size": 66_000}
+    teacher = MarianMTModel(MarianConfig(**BART_LIKE | separate | {"encoder_layers": 1, "decoder_layers": 1})).eval()
+    teacher.final_logits_bias[0, 65_600:] = 20
+    row = {"input_ids": [3, 4, 5, 0], "attention_mask": [1] * 4, "labels": [65_990, 65_991, 7, 0]}
+    features, collate = datasets.Dataset.from_list([row] * 2), _PlainCollator(teacher.config.pad_token_id)
+    cache = build(teacher, features, tmp_path, data_collator=collate, top_k=50)
+    batch = cache.collator(collate)(cache.attach(features).to_list())
+    found = cache.distribution(batch.pop("teacher"))
+    with torch.no_grad():
+        expected = teacher(**batch).logits.flatten(0, 1).topk(50).indices
+    assert torch.equal(found.token_ids, expected) and expected.max() > 65_600
 
 
 @pytest.mark.parametrize("k, vocabulary, size", [(16, 40_000, 66), (16, 2**16, 66), (16, 2**16 + 1, 98), (8, 8, 32)])
@@ -453,7 +469,15 @@ def test_beside_pseudo_labels_the_cache_is_of_what_is_trained_on(marian, tmp_pat
         ({"finetune_objectives": {"cross_correlation": 1.0}}, "cross_correlation needs the teacher's hidden_states"),
         (
             {"generator_objectives": {"cross_entropy": 1.0}, "finetune_objectives": {"cross_entropy": 1.0}},
-            "teacher_cache_top_k=8, but no objective of either phase asks for the teacher",
+            "teacher_cache_top_k=8, but no objective of a phase that trains asks for the teacher",
+        ),
+        (  # of two phases the one that trains asks for nothing
+            {
+                "generator_objectives": {"kl": 1.0},
+                "generator_args": {"max_steps": 0},
+                "finetune_objectives": {"cross_entropy": 1.0},
+            },
+            "teacher_cache_top_k=8, but no objective of a phase that trains asks for the teacher",
         ),
     ],
 )

@@ -69,6 +69,15 @@ def test_generate_is_the_materialised_students_and_follows_training(family):
     assert not torch.equal(model.generate(**inputs), first)
 
 
+def test_a_text_longer_than_the_table_of_positions_lets_it_grow_and_no_more():
+    teacher, model = build("m2m_100")
+    ids = torch.randint(3, 38, (1, 40))
+    assert ids.shape[1] > teacher.config.max_position_embeddings
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 3}
+    first = model.eval().generate(**inputs)
+    assert torch.equal(model.generate(**inputs), first)
+
+
 def test_autocast_projects_matrices_in_half_precision_and_nothing_else():
     teacher, model = build()
     exact = model.eval().student_weights()

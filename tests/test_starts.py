@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from models import FAMILIES, GATED, T5_LIKE, random_batch, tiny_teacher
+from test_least_squares import activations, tokens
 from transformers import MT5Config, MT5ForConditionalGeneration
 
 from hf_weight_distill import StudentShape, build_plan
@@ -254,6 +255,63 @@ def test_neuron_energy_is_the_naive_sum():
         assert statistics.energy["model.decoder.layers.{}", "ffn"][1][j].item() == pytest.approx(
             expected.item(), rel=1e-4
         )
+
+
+def test_the_energy_of_a_pair_of_dimensions_is_that_of_the_query_times_the_variance_of_the_key():
+    """What all keys have in common adds the same to every score, and the softmax does not see it."""
+    teacher = tiny_teacher("marian")
+    batch, base = random_batch(teacher), "model.decoder.layers.1.encoder_attn."
+    key = ("model.decoder.layers.{}.encoder_attn", "qk")
+    energy = text_statistics(build_plan(teacher, StudentShape()), teacher, [batch]).energy[key][1]
+    seen = activations(teacher, [base + "q_proj", base + "k_proj"], [batch])
+    query = tokens(seen[base + "q_proj"][1], [batch], "decoder")
+    keys = tokens(seen[base + "k_proj"][1], [batch], "encoder")
+    torch.testing.assert_close(energy.double(), torch.tensor((query**2).mean(0) * keys.var(0)), atol=1e-6, rtol=1e-4)
+
+
+def test_without_text_the_energy_of_a_neuron_is_the_product_of_its_squared_norms():
+    teacher = tiny_teacher("flan-t5")
+    key = ("decoder.block.{}.layer.2.DenseReluDense", "ffn")
+    energy = weight_statistics(build_plan(teacher, StudentShape()), teacher).energy[key][3]
+    module = teacher.decoder.block[3].layer[2].DenseReluDense
+    into, out = (
+        module.wi_0.weight.square().sum(1) * module.wi_1.weight.square().sum(1),
+        module.wo.weight.square().sum(0),
+    )
+    torch.testing.assert_close(energy, into * out, atol=1e-6, rtol=1e-5)
+
+
+def test_without_text_norm_weights_make_up_for_what_the_projection_leaves_out():
+    """sqrt(rho) g @ R^2 with rho = tr(R' M R) D_t / D_s, where the stream's moments M have trace 1."""
+    teacher, path = tiny_teacher("t5"), "encoder.block.{}.layer.0.layer_norm.weight"
+    plan = build_plan(teacher, StudentShape(d_model=8))
+    start, moments = teacher_start(plan, teacher), weight_statistics(plan, teacher).stream_DD
+    R = start["shared.weight"].projections[1].matrix[0]
+    kept = torch.trace(R.T @ moments @ R) / torch.trace(moments) * 16 / 8
+    weight = teacher.encoder.block[2].layer[0].layer_norm.weight
+    torch.testing.assert_close(start[path].weight[2], kept.sqrt() * (weight @ R.square()), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("text", [True, False], ids=["text", "weights alone"])
+def test_a_head_of_its_own_that_equals_the_embedding_changes_no_student(text):
+    tied = tiny_teacher("marian")  # its embeddings are scaled
+    own = copy.deepcopy(tied)
+    own.lm_head.weight = torch.nn.Parameter(own.lm_head.weight.detach().clone())
+    del own.all_tied_weights_keys["lm_head.weight"]
+    batch, shape = random_batch(tied), StudentShape(d_model=8, attention_heads=2)
+    students = [student_of(t, shape, batches_of(t) if text else None).eval() for t in (tied, own)]
+    torch.testing.assert_close(students[0](**batch).logits, students[1](**batch).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_self_attentions_of_t5_keep_the_heads_of_their_position_bias():
+    teacher = tiny_teacher("t5")
+    plan = build_plan(teacher, StudentShape(attention_heads=2))
+    start = teacher_start(plan, teacher, batches_of(teacher))
+    for stack in ("encoder", "decoder"):
+        attention = f"{stack}.block.{{}}.layer.0.SelfAttention"
+        bias = start[attention.format(0) + ".relative_attention_bias.weight"].projections[1].matrix[0]
+        for layer in start[attention + ".v.weight"].projections[0].matrix:
+            assert torch.equal(layer.view(4, 4, 2, 4)[:, 0, :, 0], bias)
 
 
 def test_norms_are_the_least_squares_solution():

@@ -1,5 +1,6 @@
 """The trainer: one gradient however a batch is cut, objectives logged, groups, resume, and what it refuses."""
 
+import copy
 import os
 import socket
 import subprocess
@@ -17,16 +18,16 @@ from training import arguments, random_features
 from hf_weight_distill import StudentShape, WeightDistillTrainingArguments, build_plan
 from hf_weight_distill.distiller import _PlainCollator
 from hf_weight_distill.model import WeightDistillModel
-from hf_weight_distill.objectives import build_objectives
+from hf_weight_distill.objectives import OBJECTIVES, Objective, build_objectives
 from hf_weight_distill.starts import teacher_start
 from hf_weight_distill.trainer import WeightDistillTrainer, refuse_in_phase_1
 
 HERE = Path(__file__).parent
 
 
-def build(phase="generator", family="marian", shape=None):
+def build(phase="generator", family="marian", shape=None, dropout=None):
     teacher = tiny_teacher(family)
-    plan = build_plan(teacher, shape or StudentShape(decoder_layers=1))
+    plan = build_plan(teacher, shape or StudentShape(decoder_layers=1), dropout)
     model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher))
     return teacher, model if phase == "generator" else model.materialize()
 
@@ -137,6 +138,36 @@ def test_predict_with_generate_decodes_the_student(phase, tmp_path):
     assert metrics["eval_n"] == 1
     width = expected.shape[1]
     assert torch.equal(torch.as_tensor(seen[0])[:, :width], expected)
+
+
+class CrossAttention(Objective):
+    """Squared difference of the last layers' attention to the source, mean over heads."""
+
+    name = "cross_attention"
+    needs = frozenset({"teacher", "attentions"})
+
+    def forward(self, student, teacher, labels):
+        difference = student.cross_attentions[-1].mean(1) - teacher.cross_attentions[-1].mean(1)
+        return difference.square().sum(-1)[labels != -100].sum()
+
+
+@pytest.mark.parametrize("phase", ["generator", "finetune"])
+@pytest.mark.parametrize("family", ["marian", "t5"])
+def test_an_objective_of_attentions_is_given_them(phase, family, tmp_path, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, CrossAttention.name, CrossAttention)
+    teacher, model = build(phase, family, dropout=0.0)
+    assert teacher.config._attn_implementation == "sdpa", "which hands none out"
+    student = copy.deepcopy(model.materialize() if phase == "generator" else model).eval()
+    args = arguments(tmp_path, max_steps=1, per_device_train_batch_size=4)
+    objectives = {"cross_entropy": 1.0, "cross_attention": 1.0}
+    trainer = trainer_of(model, teacher, args, objectives, train_dataset=random_features(4))
+    trainer.train()
+    batch = _PlainCollator(teacher.config.pad_token_id)(list(random_features(4)))
+    student.set_attn_implementation("eager")
+    both = (student, teacher)
+    ours, theirs = (part(**batch, output_attentions=True, use_cache=False).cross_attentions[-1] for part in both)
+    gap = (ours.mean(1) - theirs.mean(1)).square().sum(-1)[batch["labels"] != -100].mean()
+    assert trainer.state.log_history[0]["cross_attention"] == pytest.approx(gap.item(), rel=1e-3)
 
 
 # --- optimizer and batches -------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ class CrossEntropy(Objective):
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing}: expected 0 <= label_smoothing < 1")
         self.label_smoothing = label_smoothing
 
     def forward(self, student: Seq2SeqLMOutput, teacher: Seq2SeqLMOutput | None, labels: Tensor) -> Tensor:

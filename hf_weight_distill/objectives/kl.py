@@ -31,6 +31,8 @@ class KLDivergence(Objective):
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature={temperature}: expected a number above 0")
         self.temperature = temperature
 
     def check_cache(self, temperature: float) -> None:

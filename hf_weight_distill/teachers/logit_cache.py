@@ -164,6 +164,11 @@ class _Collator:
         return batch
 
 
+def _target_tokens(teacher) -> int:
+    """Marian may have a vocabulary of another size for the target."""
+    return getattr(teacher.config, "decoder_vocab_size", None) or teacher.config.vocab_size
+
+
 def _record(top_k: int, vocab_size: int) -> np.dtype:
     token_id = "<u2" if vocab_size <= 2**16 else "<i4"
     return np.dtype([("token_ids", token_id, (top_k,)), ("log_probs", "<f2", (min(top_k + 1, vocab_size),))])
@@ -276,7 +281,7 @@ def _check_arguments(teacher, features: Dataset, top_k: int, temperature: float,
         )
     if COLUMN in features.column_names:
         raise ValueError(f"the features have a column {COLUMN!r}, where the cache goes: remove it")
-    vocab_size = teacher.config.vocab_size
+    vocab_size = _target_tokens(teacher)
     if not 1 <= top_k <= vocab_size:
         raise ValueError(f"top_k={top_k}: expected 1 to {vocab_size}, the teacher's vocabulary")
     if temperature <= 0 or shard_size < 1:
@@ -296,7 +301,7 @@ def _provenance(teacher, tokenizer, data: _Data, record: np.dtype, temperature: 
         "target_fingerprint": data.target,
         "top_k": record["token_ids"].shape[0],
         "temperature": float(temperature),
-        "vocab_size": teacher.config.vocab_size,
+        "vocab_size": _target_tokens(teacher),
         "bytes_per_token": record.itemsize,
         "shard_size": shard_size,
         "versions": library_versions(),
@@ -353,7 +358,7 @@ def build_teacher_cache(
     if tokenizer is None and data_collator is None:
         raise ValueError("neither tokenizer nor data_collator is given: one of them has to pad the rows")
     folder, data = Path(output_dir), _describe(features)
-    record = _record(top_k, teacher.config.vocab_size)
+    record = _record(top_k, _target_tokens(teacher))
     asked = _provenance(teacher, tokenizer, data, record, temperature, shard_size)
     shard_size = claim(folder, asked, "a teacher cache")["shard_size"]
     shards = _shards(folder / "shards", data.label_tokens * record.itemsize, shard_size)
