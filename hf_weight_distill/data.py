@@ -8,6 +8,7 @@ Mistakes in the data are `ValueError`s that say what was found, what was expecte
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import re
 import warnings
@@ -76,7 +77,7 @@ def _pick_split(splits: DatasetDict, split: str | None, default: str | None) -> 
 def _check_lone_split(data: Any, split: str | None) -> None:
     """A single table has one split: another name asked of it is a mistake, not a wish to ignore."""
     own = str(getattr(data, "split", None) or "train")
-    if split not in (None, own, "train"):
+    if split not in (None, own, own.partition("[")[0]):  # which names a slice as train[:1%]
         raise ValueError(f"found the split name {split!r} for a single table; expected None or {own!r}: leave it out")
 
 
@@ -90,8 +91,9 @@ def _file_kind(path: Path) -> tuple[str, dict[str, Any]] | None:
 
 
 def _open_file(path: Path, streaming: bool) -> Dataset | IterableDataset:
-    from datasets import load_dataset
+    from datasets import Features, Value, load_dataset
     from datasets.exceptions import DatasetsError
+    from pandas import read_csv
     from pandas.errors import ParserWarning
 
     kind = _file_kind(path)
@@ -103,7 +105,11 @@ def _open_file(path: Path, streaming: bool) -> Dataset | IterableDataset:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ParserWarning)  # which only says that surplus fields were cut off
-            table = load_dataset(builder, data_files=str(path), split="train", streaming=streaming, **options)
+            if builder == "csv":  # texts that look like numbers stay as they are
+                names = read_csv(path, nrows=0, **options).columns
+                options = options | {"features": Features({name: Value("string") for name in names})}
+            file = glob.escape(str(path))  # a name with brackets is no pattern
+            table = load_dataset(builder, data_files=file, split="train", streaming=streaming, **options)
             next(iter(table), None)  # a stream has read nothing yet
     except (DatasetsError, ParserWarning, ValueError, OSError) as error:
         cause = error.__cause__ or error
@@ -309,7 +315,8 @@ def load_pairs(
     row = _first_row(table)
     columns = list(row)
     if source_column is None and target_column is None and "translation" in columns:
-        source, target = _languages(row["translation"], source_lang, target_lang)
+        entries = (row["translation"] for row in table)
+        source, target = _languages(next((e for e in entries if e is not None), None), source_lang, target_lang)
         if source_lang is None and target_lang is None and str(data) != "built-in":
             warnings.warn(f"no language was named: translating {source!r} to {target!r}, as stored", stacklevel=2)
         convert = _from_translation

@@ -25,18 +25,32 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def write_whole_folder(folder: Path, write: Callable[[Path], Any]) -> None:
-    """Writes into a folder beside the target and renames it: the target is whole or not there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    """Writes into a draft and moves it to its place, which is empty or not there: the target is whole or not there."""
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=place_of_draft(folder)))
     try:
         write(draft)
         draft.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        draft.replace(folder)
+        place_draft(draft, folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def place_of_draft(folder: Path) -> Path:
+    """Where the draft of a folder can be renamed from: on its own disk, and where the user may write."""
+    place = folder if folder.is_dir() else folder.parent
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def place_draft(draft: Path, folder: Path) -> None:
+    """A folder that is there is filled: a mount point, a link or the working directory cannot be replaced."""
+    if not folder.is_dir():
+        draft.replace(folder)
+        return
+    for entry in list(draft.iterdir()):
+        entry.replace(folder / entry.name)
+    draft.rmdir()
 
 
 def check_folder(path: Path, what: str) -> None:

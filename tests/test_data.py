@@ -206,6 +206,43 @@ def test_mistakes_in_paths_are_named(tmp_path):
         load_pairs(tmp_path / "folder")
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["news[de].tsv", "[a]/t.jsonl", "q?.csv", "two*.tsv"])
+def test_the_name_of_a_file_is_no_pattern(name, streaming, tmp_path):
+    rows = {"tsv": "source\ttarget\n{0}\t{0}\n", "csv": "source,target\n{0},{0}\n"}
+    row = rows.get(name[-3:], '{{"source": "{0}", "target": "{0}"}}\n')
+    for other in ("newsd.tsv", "a/t.jsonl", "qx.csv", "twoo.tsv", name):  # a pattern would find one of the others
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_text(row.format("right" if other == name else "wrong"))
+    assert columns(load_pairs(tmp_path / name, streaming=streaming)) == {"source": ["right"], "target": ["right"]}
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".tsv.gz"])
+def test_texts_that_look_like_numbers_stay_texts(ending, tmp_path):
+    """Pandas guesses types in pieces of 10,000 rows."""
+    texts = [f"{number:05d}" for number in range(10_050)] + ["7.0", "True", "1e3", "two"]
+    between = "," if ending == ".csv" else "\t"
+    content = "".join(f"{line}\n" for line in [f"source{between}target", *(f"{t}{between}{t}" for t in texts)])
+    pack = gzip.compress if ending.endswith("gz") else bytes
+    (tmp_path / f"t{ending}").write_bytes(pack(content.encode()))
+    assert columns(load_pairs(tmp_path / f"t{ending}")) == {"source": texts, "target": texts}
+
+
+def test_a_translation_may_be_missing_first_and_last():
+    rows = Dataset.from_dict({"translation": [None, {"en": "a", "de": "b"}, None]})
+    with pytest.warns(UserWarning, match="dropped 2 of 3 rows"):
+        assert load_pairs(rows, source_lang="en").to_dict() == {"source": ["a"], "target": ["b"]}
+
+
+def test_a_table_of_one_split_is_not_another(tmp_path):
+    DatasetDict(
+        {n: Dataset.from_dict({"source": [n], "target": [n]}, split=n) for n in ("train", "test")}
+    ).save_to_disk(tmp_path)
+    assert load_pairs(tmp_path / "test", "test")[0]["source"] == "test"
+    with pytest.raises(ValueError, match="found the split name 'train' for a single table; expected None or 'test'"):
+        load_pairs(tmp_path / "test", "train")
+
+
 def test_a_quotation_mark_that_is_never_closed_joins_no_rows_of_a_tsv(tmp_path):
     (tmp_path / "t.tsv").write_text('source\ttarget\n"one\teins\ntwo\t"zwei"\nthree"\tdrei\n')
     assert columns(load_pairs(tmp_path / "t.tsv")) == {

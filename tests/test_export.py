@@ -1,6 +1,7 @@
 """Students for other runtimes: what is handed over is the student, and what is not the student is not handed over."""
 
 import contextlib
+import copy
 import io
 import json
 import re
@@ -196,6 +197,20 @@ def test_the_onnx_readme_and_beams_give_what_the_student_gives(onnx_folder, mari
     assert torch.equal(OnnxModel(onnx_folder).generate(**batch, **options), student.generate(**batch, **options))
 
 
+def test_the_code_for_onnx_cuts_what_the_student_cannot_read(onnx_folder, marian, tmp_path, monkeypatch):
+    from hf_weight_distill.export.onnx import Onnx
+
+    student, tokenizer, _ = marian
+    tokenizer, text = copy.deepcopy(tokenizer), " ".join(ENGLISH * 20)
+    tokenizer.model_max_length = student.config.max_position_embeddings
+    assert len(tokenizer(text)["input_ids"]) > tokenizer.model_max_length
+    shutil.copytree(onnx_folder, tmp_path / "out")
+    (tmp_path / "out" / "README.md").write_text(Onnx().usage("out", text, student, tokenizer))
+    cut = {"truncation": True, "max_length": tokenizer.model_max_length}
+    expected = student.generate(**tokenizer([text], return_tensors="pt", **cut))
+    assert readme_prints(tmp_path / "out", monkeypatch) == tokenizer.decode(expected[0], skip_special_tokens=True)
+
+
 def test_int8_takes_in_every_matrix_the_tied_head_too(onnx_folder, tmp_path):
     from hf_weight_distill.export.onnx import _quantize
 
@@ -263,6 +278,23 @@ def test_t5_with_its_own_tokenizer_prefix_and_rounded_vocabulary(tmp_path, monke
     assert '"say it: two dogs' in (tmp_path / "out" / "README.md").read_text()
     expected = greedy(student, tokenizer, "say it: " + ENGLISH[0])
     assert readme_prints(tmp_path / "out", monkeypatch) == expected
+    options |= {"sentences": [" ".join(ENGLISH * 60)]}  # CTranslate2 would cut it at 1,024 tokens
+    export_student(student, tokenizer, tmp_path / "long", **options)
+    batch = tokenizer("say it: " + options["sentences"][0])["input_ids"]
+    assert len(batch) > 1100 and "max_input_length=0" in (tmp_path / "long" / "README.md").read_text()
+    expected = greedy(student, tokenizer, "say it: " + options["sentences"][0])
+    assert readme_prints(tmp_path / "long", monkeypatch) == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_text_without_words_and_a_folder_that_is_a_link(marian, tmp_path):
+    student, tokenizer, _ = marian
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    options = {"to": "ctranslate2", "sentences": ["", "\u200b", *ENGLISH]}  # the first two are no tokens
+    report = export_student(student, tokenizer, tmp_path / "out", **options)
+    assert report.rows[1].agreement.sentences == len(ENGLISH)
+    assert (tmp_path / "disk" / "model.bin").exists() and left_behind(tmp_path) == ["disk", "out"]
 
 
 # --- what is not the student is not handed over ----------------------------------------------------------------------
@@ -425,7 +457,8 @@ def test_what_ctranslate2_cannot_hold_is_refused_with_the_reason(family, shape, 
     [
         ({"to": "tflite"}, "to='tflite', expected one of ctranslate2, onnx"),
         ({"quantization": "int4"}, "quantization='int4', expected float32 or int8"),
-        ({"sentences": []}, "found no sentences"),
+        ({"sentences": []}, "found no sentence with words in it"),
+        ({"sentences": ["", "\u200b"]}, "found no sentence with words in it"),
         ({"output_dir": "."}, "exists and is not empty"),
         ({"output_dir": "mine/out"}, "mine is no folder that can be written to"),
     ],

@@ -132,6 +132,15 @@ def test_another_shard_size_or_batch_size_is_no_reason_to_refuse(teacher, tokeni
     assert labelled["source"][:] == pairs["source"][:]
 
 
+@pytest.mark.parametrize("damage", ["", "{}", "[]"])
+def test_a_damaged_data_set_is_put_together_again(teacher, tokenizer, pairs, tmp_path, monkeypatch, damage):
+    first = generate_pseudo_labels(teacher, tokenizer, pairs, tmp_path, **OPTIONS)[:]
+    (tmp_path / "dataset" / "state.json").write_text(damage)
+    calls = count_generate(teacher, monkeypatch)
+    assert generate_pseudo_labels(teacher, tokenizer, pairs, tmp_path, **OPTIONS)[:] == first
+    assert not calls
+
+
 @pytest.mark.parametrize("damage", ["", "{", '{"sha256": "0", "teacher_target": ["a", "b", "c", "d"]}', "[]", "edited"])
 def test_a_damaged_shard_is_generated_again(teacher, tokenizer, pairs, tmp_path, monkeypatch, caplog, damage):
     first = generate_pseudo_labels(teacher, tokenizer, pairs, tmp_path, **OPTIONS)[:]

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from training import arguments, random_features
 from transformers import TrainerCallback
 
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller
-from hf_weight_distill.files import write_whole
+from hf_weight_distill.files import write_whole, write_whole_folder
 from hf_weight_distill.record import RunRecord, read_json, write_json
 
 SHAPE = StudentShape(encoder_layers=2, decoder_layers=1, d_model=8, ffn_dim=12, attention_heads=2)
@@ -54,6 +55,22 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path):
 def _full_disk(file):
     file.write(b"{")
     raise OSError("no space left")
+
+
+def test_a_folder_that_is_there_is_filled_and_not_replaced(tmp_path, monkeypatch):
+    """A mount point, a link and the working directory cannot be."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for folder, there in ((tmp_path / "link", "disk"), (Path("."), "here"), (tmp_path / "a" / "new", "a/new")):
+        write_whole_folder(folder, lambda draft: (draft / "model").write_text("x"))
+        assert [path.name for path in (tmp_path / there).iterdir()] == ["model"]
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "disk" / "model").unlink()
+    with pytest.raises(OSError, match="no space left"):
+        write_whole_folder(tmp_path / "link", lambda draft: _full_disk((draft / "model").open("wb")))
+    assert not list((tmp_path / "disk").iterdir()), "no draft stays either"
 
 
 def test_json_is_written_whole_and_read_with_a_remedy(tmp_path):

@@ -17,6 +17,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data import check_tokenizer, save_tokenizer
 from ..evaluation import decoding_speed, environment_of
 from ..families import family_of
-from ..files import check_folder
+from ..files import check_folder, place_draft, place_of_draft
 from ..progress import Stage
 from .base import FLOAT32, INT8, STUDENT, Format
 from .parity import Agreement, compare_outputs, references
@@ -66,7 +67,7 @@ def export_student(
         output_dir: a new or empty folder.
         to: ``"ctranslate2"`` or ``"onnx"``.
         quantization: ``"float32"`` or ``"int8"``; this one is written.
-        sentences: sources to compare and time on; the first 64 are taken.
+        sentences: sources to compare and time on; the first 64 with words in them are taken.
         prefix: put before each sentence ("translate English to German: " for T5).
         progress: show on stderr what is being done.
 
@@ -86,19 +87,29 @@ def export_student(
     form, folder = _format(to), Path(output_dir)
     _check(student, tokenizer, folder, quantization, sentences)
     form.check(student, tokenizer)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    sentences = [prefix + sentence for sentence in sentences[:SENTENCES]]
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as draft:
+    sentences = _texts(tokenizer, (prefix + sentence for sentence in sentences))
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=place_of_draft(folder)) as draft:
         trial = _Trial(form, Path(draft), _saved(student, tokenizer, Path(draft) / STUDENT), tokenizer, sentences)
         with Stage(f"export to {to}", 3, "models", enabled=progress) as stage:
             report = trial.run(quantization, stage)
         written = Path(draft) / quantization
         (written / README_FILE).write_text(trial.readme(folder.name, report), encoding="utf-8")
         (written / REPORT_FILE).write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        written.replace(folder)
+        place_draft(written, folder)
     return report
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, sentences: Iterable[str]) -> list[str]:
+    """The first with words in them: of others (a zero-width space) CTranslate2 translates nothing, by its design.
+
+    Raises:
+        ValueError: there are none.
+    """
+    special = set(tokenizer.all_special_ids)
+    texts = list(islice((s for s in sentences if set(tokenizer(s)["input_ids"]) - special), SENTENCES))
+    if not texts:
+        raise ValueError("found no sentence with words in it, expected at least one to compare on")
+    return texts
 
 
 def _format(to: str) -> Format:
@@ -124,9 +135,7 @@ def _check(
         raise ValueError(f"quantization={quantization!r}, expected {FLOAT32} or {INT8}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"the folder {str(folder)!r} exists and is not empty: choose another, or delete it")
-    check_folder(folder.parent, "output_dir")
-    if not sentences:
-        raise ValueError("found no sentences, expected at least one to compare on")
+    check_folder(folder, "output_dir")
     family_of(student.config)
     check_tokenizer(tokenizer, student.config)
 

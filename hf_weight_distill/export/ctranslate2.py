@@ -84,9 +84,10 @@ class CTranslate2(Format):
         options = {"beam_size": settings.num_beams or 1} | search_options(settings, tokenizer)
         options |= {"max_decoding_length": min(longest)} if longest else {}
         options |= {"target_prefix": [first]} if first else {}
+        limit = input_limit(student, tokenizer)
+        options |= {} if limit else {"max_input_length": 0}  # which cuts nothing off; by default 1024
         given = "".join(f",\n    {name}={value!r}" for name, value in options.items())
         text = json.dumps(sentence, ensure_ascii=False)
-        limit = input_limit(student, tokenizer)
         cut = f", truncation=True, max_length={limit}" if limit else ""
         return f"""```python
 import ctranslate2

@@ -182,7 +182,7 @@ def _labels(teacher, tokenizer, pairs, folder, search, batch_size, shard_size, p
 def _load_finished(folder: Path, count: int) -> datasets.Dataset | None:
     try:
         finished = datasets.load_from_disk(str(folder / "dataset"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):  # of damaged files
         return None
     return finished if len(finished) == count else None
 
