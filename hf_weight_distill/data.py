@@ -78,7 +78,10 @@ def _check_lone_split(data: Any, split: str | None) -> None:
     """A single table has one split: another name asked of it is a mistake, not a wish to ignore."""
     own = str(getattr(data, "split", None) or "train")
     if split not in (None, own, own.partition("[")[0]):  # which names a slice as train[:1%]
-        raise ValueError(f"found the split name {split!r} for a single table; expected None or {own!r}: leave it out")
+        raise ValueError(
+            f"found the split name {split!r} for a single table, which calls itself {own!r}; expected None or {own!r}: "
+            "leave it out"
+        )
 
 
 def _file_kind(path: Path) -> tuple[str, dict[str, Any]] | None:

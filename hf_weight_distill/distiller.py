@@ -408,8 +408,9 @@ class WeightDistiller:
             generator_args: training arguments of phase 1, in place of the configuration's; ``max_steps=0`` skips it.
             finetune_args: of phase 2.
             resume_from_checkpoint: goes on where an interrupted run in ``output_dir`` stopped, in either phase.
-            compute_metrics: as in ``Seq2SeqTrainer``; :func:`hf_weight_distill.evaluation.make_compute_metrics` makes
-                one. The recipe's arguments then have ``predict_with_generate``, your own have to.
+            compute_metrics: as in ``Seq2SeqTrainer``. For those of
+                :func:`hf_weight_distill.evaluation.make_compute_metrics`, which reads translations, the recipe's
+                arguments have ``predict_with_generate``; your own have to.
             callbacks: for both phases.
 
         Returns:
@@ -422,14 +423,13 @@ class WeightDistiller:
         run = self._run = Path(output_dir)
         own = {"generator_args": generator_args, "finetune_args": finetune_args}
         evaluates = eval_dataset is not None
-        reads = {"evaluates": evaluates, "generates": compute_metrics is not None}
+        reads = {"evaluates": evaluates, "generates": getattr(compute_metrics, "of_translations", False)}
         generator_args = generator_args or self._arguments(self.config.generator_args, run / "generator", **reads)
         finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune", **reads)
         self._check_run(run, generator_args, finetune_args, resume_from_checkpoint)
         for args in (generator_args, finetune_args):
             check_training(args, evaluates, compute_metrics, callbacks)
-            if args.generation_max_length is None and self.teacher.generation_config.max_length is None:
-                args.generation_max_length = self.config.max_target_length + 1  # and not 20; it counts the start token
+        generator_args, finetune_args = map(self._generating, (generator_args, finetune_args))
         self.comparison, self._student = None, None  # of a run before this one
         self._data, self._told, self.summary = {}, {}, {}
         self._record = RunRecord(run, generator_args.should_save)
@@ -466,6 +466,15 @@ class WeightDistiller:
         self._student = self._finetune(student, finetune_args, shared, resume_from_checkpoint)
         self._record.write(finished=True)
         return self._student
+
+    def _generating(self, args: WeightDistillTrainingArguments) -> WeightDistillTrainingArguments:
+        """Translations of evaluations end where targets do, and not at 20 tokens; what was given stays as it is."""
+        wanted = args.predict_with_generate and args.generation_max_length is None
+        if not wanted or self.teacher.generation_config.max_length is not None:
+            return args
+        args, longest = copy.copy(args), self.config.max_target_length + 1  # it counts the start token
+        args.generation_max_length = min(longest, getattr(self.teacher.config, "max_position_embeddings", longest))
+        return args
 
     def _check_same(self, made_of: dict[str, str | None], resume: bool) -> None:
         """Whether a run goes on with the texts and the teacher that it began with, whatever their names are."""
@@ -540,6 +549,7 @@ class WeightDistiller:
         if args.max_steps == 0:
             return
         AcceleratorState._reset_state()  # it holds the precision of the phase before
+        kernel = self.teacher.config._attn_implementation
         objectives = self._objectives(phase)
         if not any("teacher" in objective.needs for objective, _ in objectives.values()):
             self.teacher.to("cpu")  # its place on a GPU is the student's
@@ -558,6 +568,7 @@ class WeightDistiller:
         finally:
             self.history[phase] = trainer.state.log_history
             self._record.write(history=self.history)
+            self.teacher.set_attn_implementation(kernel)  # objectives of attentions want another
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)  # takes autocast off forward
         trainer.accelerator.free_memory()
 
@@ -743,6 +754,7 @@ class WeightDistiller:
     def _finished(self, student: PreTrainedModel) -> PreTrainedModel:
         """As the teacher had it: the trainer switches the cache off, and a fresh student has no generation settings."""
         student.config.use_cache = getattr(self.teacher.config, "use_cache", True)
+        student.set_attn_implementation(self.teacher.config._attn_implementation)
         student.generation_config = copy.deepcopy(self.teacher.generation_config)
         return student.eval()
 
@@ -763,6 +775,8 @@ class WeightDistiller:
         if named and split is None:
             split = split_name(dataset, pairs)
         self._data |= {"eval_dataset": str(dataset) if named else None, "eval_split": split if named else None}
+        for name in ("eval_dataset", "eval_split", "comparison"):  # said of scores before these
+            self._told.pop(name, None)
         sources = [self.config.prefix + source for source in pairs["source"]]
         device = self._device or self.teacher.device  # a teacher that nothing asked in training waits elsewhere
         teacher, tokenizer = self._given
@@ -793,7 +807,7 @@ class WeightDistiller:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"the folder {str(folder)!r} exists and is not empty: choose another, or delete it")
         student = self._finished(self.student)
-        self._told |= {name: value for name, value in card.items() if name != "model_name"}
+        said = {name: value for name, value in card.items() if name != "model_name"}
         card = {"model_name": folder.name} | self._told | card
 
         def write(target: Path) -> None:
@@ -804,6 +818,7 @@ class WeightDistiller:
             _check_export(student, target)
 
         write_whole_folder(folder, write)
+        self._told |= said
 
     def push_to_hub(
         self,
@@ -948,7 +963,8 @@ def _compared(description: dict[str, Any]) -> dict[str, Any]:
     """What has to be the same for a run to go on: when it logs and saves may change."""
     config = {name: value for name, value in description.get("config", {}).items() if name != "teacher_batch_size"}
     phases = {name: about_training(config[name]) for name in ("generator_args", "finetune_args") if config.get(name)}
-    return description | {"config": config | phases}
+    found = {name: value for name, value in description.items() if name != "recipe"}  # whose settings are compared
+    return found | {"config": config | phases}
 
 
 def _columns(data: Dataset | IterableDataset) -> set[str]:
@@ -1005,7 +1021,7 @@ def _direction(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
     codes = {name: getattr(tokenizer, name, None) for name in ("src_lang", "tgt_lang")}
     if None in codes.values():
         return {}
-    return codes | {"languages": tuple(language_of(code) for code in codes.values())}
+    return codes | {"languages": tuple(dict.fromkeys(map(language_of, codes.values())))}
 
 
 def _mixed(mix_SG: torch.Tensor, groups: tuple[tuple[int, ...], ...]) -> list[list[float]]:

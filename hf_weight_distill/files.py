@@ -48,8 +48,15 @@ def place_draft(draft: Path, folder: Path) -> None:
     if not folder.is_dir():
         draft.replace(folder)
         return
-    for entry in list(draft.iterdir()):
-        entry.replace(folder / entry.name)
+    moved = []
+    try:
+        for entry in list(draft.iterdir()):
+            entry.replace(folder / entry.name)
+            moved.append(entry)
+    except BaseException:
+        for entry in moved:
+            (folder / entry.name).replace(entry)
+        raise
     draft.rmdir()
 
 

@@ -74,7 +74,14 @@ RECIPES: dict[str, WeightDistillConfig] = {
 def nearest_recipe(config: WeightDistillConfig) -> str:
     """The name of the recipe from which the fewest fields of a configuration differ."""
     given = vars(config)
-    return min(RECIPES, key=lambda name: sum(given[field] != value for field, value in vars(RECIPES[name]).items()))
+
+    def distance(name: str) -> tuple[int, int]:
+        recipe = vars(RECIPES[name])
+        kind = sum(given[field] != recipe[field] for field in ("source", "start"))
+        kind += set(given["schedules"]) != set(recipe["schedules"])
+        return kind, sum(given[field] != value for field, value in recipe.items())
+
+    return min(RECIPES, key=distance)
 
 
 def recipe_config(recipe: str) -> WeightDistillConfig:

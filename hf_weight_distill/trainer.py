@@ -219,7 +219,7 @@ def check_training(
         )
     if getattr(compute_metrics, "of_translations", False) and evaluates and not args.predict_with_generate:
         raise ValueError("compute_metrics reads translations: set predict_with_generate=True")
-    if args.predict_with_generate and compute_metrics is None:
+    if args.predict_with_generate and args.eval_strategy != "no" and compute_metrics is None:
         raise ValueError(
             "predict_with_generate=True generates at each evaluation, and without compute_metrics nothing reads that: "
             "leave it out, or give compute_metrics to WeightDistiller.distill"
@@ -252,7 +252,7 @@ def _check_installed(args: WeightDistillTrainingArguments) -> None:
 
 def _check_rate(args: WeightDistillTrainingArguments) -> None:
     """Whether the schedule of the learning rate can be made, tried on an optimizer of one number."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
     steps = {"num_warmup_steps": args.get_warmup_steps(2), "num_training_steps": 2}
     try:
         get_scheduler(args.lr_scheduler_type, optimizer, **steps, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
@@ -404,13 +404,14 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         if isinstance(resume_from_checkpoint, str):
             state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, TRAINER_STATE_NAME))
             last = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
-            if state.global_step >= last:
+            control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+            if state.global_step >= last or control.get("should_training_stop"):  # early stopping notes the latter
                 self.state = state
                 self._load_from_checkpoint(resume_from_checkpoint)
                 if self.args.load_best_model_at_end:
                     self._load_best_model()
                 return TrainOutput(state.global_step, 0.0, {})
-            if self.args.save_only_model:
+            if not any(any(Path(resume_from_checkpoint).glob(kind)) for kind in ("optimizer*", "global_step*")):
                 raise ValueError(
                     f"{resume_from_checkpoint!r} holds the model alone (save_only_model=True), so that the optimizer "
                     "and the learning rate would begin anew: start again, and leave it off where a run is to go on"

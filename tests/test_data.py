@@ -239,7 +239,7 @@ def test_a_table_of_one_split_is_not_another(tmp_path):
         {n: Dataset.from_dict({"source": [n], "target": [n]}, split=n) for n in ("train", "test")}
     ).save_to_disk(tmp_path)
     assert load_pairs(tmp_path / "test", "test")[0]["source"] == "test"
-    with pytest.raises(ValueError, match="found the split name 'train' for a single table; expected None or 'test'"):
+    with pytest.raises(ValueError, match="'train' for a single table, which calls itself 'test'; expected None"):
         load_pairs(tmp_path / "test", "train")
 
 

@@ -455,8 +455,14 @@ def test_a_checkpoint_of_weights_alone_is_not_gone_on_from(marian, tmp_path, mon
     monkeypatch.setattr(module.WeightDistillTrainer, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
-    with pytest.raises(ValueError, match=r"checkpoint-2' holds the model alone .* would begin anew"):
-        load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True)
+    whole = replace(config, finetune_args=saving | {"save_only_model": False})  # what is in the checkpoint counts
+    for later in (config, whole):
+        with pytest.raises(ValueError, match=r"checkpoint-2' holds the model alone .* would begin anew"):
+            load(marian, config=later).distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True)
+    with pytest.raises(KeyboardInterrupt):
+        load(marian, config=whole).distill(PAIRS, output_dir=tmp_path / "b")
+    monkeypatch.setattr(module.WeightDistillTrainer, "training_step", real)
+    load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "b", resume_from_checkpoint=True)
 
 
 def test_when_a_run_logs_and_saves_may_change_on_resuming_and_is_repeated(marian, tmp_path):
@@ -577,6 +583,9 @@ def test_what_was_said_for_the_card_is_said_again_and_not_after_another_run(mari
         distiller.save_pretrained(tmp_path / folder, **given)
         card = ModelCard.load(tmp_path / folder / "README.md")
         assert card.data.pipeline_tag == "summarization" and said["limits"] in card.text
+    with pytest.raises(TypeError, match="licence"):
+        distiller.save_pretrained(tmp_path / "typo", licence="mit")  # is not remembered
+    distiller.save_pretrained(tmp_path / "mended", license="mit")
     distiller.distill(PAIRS, output_dir=tmp_path / "run")
     distiller.save_pretrained(tmp_path / "c")
     assert said["limits"] not in (tmp_path / "c" / "README.md").read_text()
@@ -585,6 +594,10 @@ def test_what_was_said_for_the_card_is_said_again_and_not_after_another_run(mari
 def test_a_configuration_without_a_recipe_goes_by_the_nearest(marian, tmp_path):
     for name, config in RECIPES.items():
         assert load(marian, config=replace(config, max_target_length=7, num_beams=2)).recipe == name
+    assert (
+        load(marian, config=WeightDistillConfig(source="direct", generator_args={"max_steps": 0})).recipe == "default"
+    )
+    assert load(marian, config=WeightDistillConfig(source="mpo")).recipe == "opdf"
     load(marian, config=replace(RECIPES["opdf"], num_beams=1)).save_pretrained(tmp_path / "a")
     assert "recipe: opdf" in (tmp_path / "a" / "README.md").read_text()
 
@@ -701,7 +714,6 @@ def test_folders_that_are_taken(marian, tmp_path):
         ({"finetune_args": FAST | {"metric_for_best_model": "bleu"}}, "'bleu', but without compute_metrics"),
         ({"finetune_args": FAST | {"report_to": "wandb"}}, r"report_to=\['wandb'\]: .*install"),
         ({"finetune_args": FAST | {"save_strategy": "best"}}, "save_strategy='best' looks at metric_for_best_model"),
-        ({"finetune_args": FAST | {"predict_with_generate": True}}, "without compute_metrics nothing reads"),
         ({"finetune_args": FAST | {"optim": "adamw_8bit"}}, "optim='adamw_8bit': .*bitsandbytes"),
         ({"finetune_args": FAST | {"lr_scheduler_type": "cosine_with_min_lr"}}, "'cosine_with_min_lr' .*min_lr_rate"),
         ({"generator_args": FAST | {"lr_scheduler_type": "warmup_stable_decay"}}, "'warmup_stable_.*'num_decay_steps'"),
@@ -778,7 +790,7 @@ def test_usual_schedules_and_optimizers_pass(tmp_path, name):
 def test_metrics_of_translations_see_whole_translations(marian, tmp_path):
     teacher = tiny_teacher("t5")  # without a longest output, like the public ones: generation would end at 20 tokens
     teacher.generation_config.suppress_tokens = [teacher.config.eos_token_id]
-    seen, evaluating = [], FAST | {"eval_strategy": "steps", "eval_steps": 3}
+    seen, evaluating = [], FAST | {"eval_strategy": "steps", "eval_steps": 3, "predict_with_generate": True}
     config = replace(CONFIG, max_target_length=31, finetune_args=evaluating, generator_args={"max_steps": 0})
     measure = make_compute_metrics(load(marian).tokenizer)
     distiller = WeightDistiller(teacher, student=SHAPE, config=config)
@@ -790,6 +802,13 @@ def test_metrics_of_translations_see_whole_translations(marian, tmp_path):
     data = random_features(4)
     distiller.distill(data, data, output_dir=tmp_path / "run", compute_metrics=compute_metrics)
     assert seen == [(4, 32)]  # the start token among them
+    own = arguments(tmp_path / "own", max_steps=3, predict_with_generate=True, eval_strategy="steps", eval_steps=3)
+    options = {"finetune_args": own, "compute_metrics": compute_metrics}
+    distiller.distill(data, data, output_dir=tmp_path / "d", **options)
+    assert seen[1] == (4, 32) and own.generation_max_length is None, "what was given stays as it is"
+    idle = load(marian, config=replace(CONFIG, finetune_args=evaluating))
+    with pytest.raises(ValueError, match="without compute_metrics nothing reads"):
+        idle.distill(PAIRS, PAIRS, output_dir=tmp_path / "c")
     mine = arguments(tmp_path / "mine", eval_strategy="steps", eval_steps=3)
     with pytest.raises(ValueError, match="compute_metrics reads translations: set predict_with_generate=True"):
         distiller.distill(data, data, output_dir=tmp_path / "b", finetune_args=mine, compute_metrics=measure)

@@ -59,8 +59,8 @@ def shrunk(monkeypatch):
     fast = {"use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "max_steps": 2}
     real = WeightDistiller._arguments
 
-    def arguments(self, values, *others):
-        return real(self, values | (fast if values.get("max_steps") else {}), *others)
+    def arguments(self, values, *others, **reads):
+        return real(self, values | (fast if values.get("max_steps") else {}), *others, **reads)
 
     monkeypatch.setattr(WeightDistiller, "_arguments", arguments)
 

@@ -484,6 +484,10 @@ def test_the_documentation_runs(base, adapter, tmp_path, monkeypatch):
         assert program == "hf-weight-distill" and code == 0, err[-2000:]
     real = WeightDistiller._arguments
     shrunk = {"max_steps": 2, "use_cpu": True, "disable_tqdm": True}
-    monkeypatch.setattr(WeightDistiller, "_arguments", lambda self, values, *more: real(self, values | shrunk, *more))
+
+    def arguments(self, values, *more, **reads):
+        return real(self, values | shrunk, *more, **reads)
+
+    monkeypatch.setattr(WeightDistiller, "_arguments", arguments)
     exec("\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.S)), {})
     assert load_file(tmp_path / "student" / "model.safetensors")

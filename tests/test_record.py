@@ -71,6 +71,18 @@ def test_a_folder_that_is_there_is_filled_and_not_replaced(tmp_path, monkeypatch
     with pytest.raises(OSError, match="no space left"):
         write_whole_folder(tmp_path / "link", lambda draft: _full_disk((draft / "model").open("wb")))
     assert not list((tmp_path / "disk").iterdir()), "no draft stays either"
+    real, moves = Path.replace, []
+
+    def full(self, target):
+        moves.append(target)
+        if len(moves) == 2:
+            raise OSError("no space left")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_whole_folder(tmp_path / "link", lambda draft: [(draft / name).write_text("x") for name in "abc"])
+    assert not list((tmp_path / "disk").iterdir()), "nor half of it"
 
 
 def test_json_is_written_whole_and_read_with_a_remedy(tmp_path):
