@@ -404,8 +404,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         if isinstance(resume_from_checkpoint, str):
             state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, TRAINER_STATE_NAME))
             last = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
-            control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
-            if state.global_step >= last or control.get("should_training_stop"):  # early stopping notes the latter
+            if state.global_step >= last:
                 self.state = state
                 self._load_from_checkpoint(resume_from_checkpoint)
                 if self.args.load_best_model_at_end:
