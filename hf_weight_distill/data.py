@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -318,7 +318,7 @@ def load_pairs(
     row = _first_row(table)
     columns = list(row)
     if source_column is None and target_column is None and "translation" in columns:
-        entries = (row["translation"] for row in table)
+        entries = (row["translation"] for row in chain([row], table))  # a stream is opened again only if it has to be
         source, target = _languages(next((e for e in entries if e is not None), None), source_lang, target_lang)
         if source_lang is None and target_lang is None and str(data) != "built-in":
             warnings.warn(f"no language was named: translating {source!r} to {target!r}, as stored", stacklevel=2)

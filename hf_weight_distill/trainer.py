@@ -82,6 +82,12 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"projection_lr_factor={self.projection_lr_factor}: expected a number of at least 0")
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
             raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: expected a positive number")
+        others = {"auto_find_batch_size": True, "train_sampling_strategy": "sequential"}
+        useless = [f"{name}={value!r}" for name, value in others.items() if getattr(self, name) == value]
+        if self.max_tokens_per_batch is not None and useless:
+            raise ValueError(
+                f"max_tokens_per_batch makes the batches, and {useless[0]} would have no effect: leave one of them out"
+            )
 
     def description(self) -> dict[str, Any]:
         """What is needed to train in the same way, as plain values; no paths, and nothing of accounts."""
@@ -279,16 +285,10 @@ def token_batches(dataset: Dataset | IterableDataset, args: WeightDistillTrainin
     """Batches by target tokens; ``None`` where the arguments ask for none.
 
     Raises:
-        ValueError: a stream, whose lengths are not known, a sentence that fits no batch, or arguments that would make
-            the batches otherwise.
+        ValueError: a stream, whose lengths are not known, or a sentence that fits no batch.
     """
     if args.max_tokens_per_batch is None or args.max_steps == 0:
         return None
-    if args.auto_find_batch_size or args.train_sampling_strategy == "sequential":
-        other = "auto_find_batch_size=True" if args.auto_find_batch_size else "train_sampling_strategy='sequential'"
-        raise ValueError(
-            f"max_tokens_per_batch makes the batches, and {other} would have no effect: leave one of them out"
-        )
     if not isinstance(dataset, Dataset):
         raise ValueError(
             f"max_tokens_per_batch={args.max_tokens_per_batch} sorts sentences by length, and a stream does not know "

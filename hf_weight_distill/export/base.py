@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..evaluation import input_limit
+
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -36,6 +38,12 @@ class Reference:
         """Log-probability (natural logarithm) of each generated token under ``logits``, (B, T)."""
         chosen = logits.gather(2, self.outputs[:, 1:, None])[..., 0]
         return chosen - logits.logsumexp(2)
+
+
+def truncation(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Arguments, as code, by which the tokenizer cuts what is too long for the student; empty where nothing is."""
+    limit = input_limit(student, tokenizer)
+    return f", truncation=True, max_length={limit}" if limit else ""
 
 
 class Format(ABC):

@@ -13,9 +13,8 @@ from ctranslate2.converters import TransformersConverter
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, GenerationConfig
 
-from ..evaluation import input_limit
 from ..families import scales_outputs
-from .base import STUDENT, Format, Reference
+from .base import STUDENT, Format, Reference, truncation
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -84,11 +83,10 @@ class CTranslate2(Format):
         options = {"beam_size": settings.num_beams or 1} | search_options(settings, tokenizer)
         options |= {"max_decoding_length": min(longest)} if longest else {}
         options |= {"target_prefix": [first]} if first else {}
-        limit = input_limit(student, tokenizer)
-        options |= {} if limit else {"max_input_length": 0}  # which cuts nothing off; by default 1024
+        cut = truncation(student, tokenizer)
+        options |= {} if cut else {"max_input_length": 0}  # which cuts nothing off; by default 1024
         given = "".join(f",\n    {name}={value!r}" for name, value in options.items())
         text = json.dumps(sentence, ensure_ascii=False)
-        cut = f", truncation=True, max_length={limit}" if limit else ""
         return f"""```python
 import ctranslate2
 from transformers import AutoTokenizer

@@ -27,8 +27,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-from ..evaluation import input_limit
-from .base import FLOAT32, STUDENT, Format, Reference
+from .base import FLOAT32, STUDENT, Format, Reference, truncation
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -83,15 +82,13 @@ class Onnx(Format):
         return torch.stack(apart).max().item(), reference.log_probs(reference.logits) - reference.log_probs(stepwise)
 
     def usage(self, folder: str, sentence: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-        limit = input_limit(student, tokenizer)
-        cut = f", truncation=True, max_length={limit}" if limit else ""
         return f"""```python
 from hf_weight_distill.export.onnx import OnnxModel
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(folder)})
 model = OnnxModel({json.dumps(folder)})
-batch = tokenizer([{json.dumps(sentence, ensure_ascii=False)}]{cut}, return_tensors="pt")
+batch = tokenizer([{json.dumps(sentence, ensure_ascii=False)}]{truncation(student, tokenizer)}, return_tensors="pt")
 print(tokenizer.batch_decode(model.generate(**batch), skip_special_tokens=True)[0])
 ```
 
