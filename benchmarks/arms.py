@@ -83,6 +83,7 @@ ARMS: dict[str, Arm] = {
     "copied-last": _copied("last"),
     "copied-spaced": _copied("spaced"),
     "copied-first-kl": _copied("first", **_KL),
+    "copied-first-both": _copied("first", labels="both"),
     "uniform": _copied(width="uniform"),
     "importance": _copied(width="importance"),
     "pca": _copied(width="pca"),
