@@ -256,6 +256,25 @@ class WeightDistillConfig:
             raise ValueError(f"label_smoothing={self.label_smoothing}: expected 0 <= label_smoothing < 1")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature}: expected a number above 0")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Whether each field has an effect beside the others."""
+        if not self.calibration_sentences and self.start == "teacher" and self.reconstruction != "none":
+            raise ValueError(
+                f"calibration_sentences=0, and reconstruction={self.reconstruction!r} fits the student to what they "
+                "make of the teacher: give some, or set reconstruction='none'"
+            )
+        if self.teacher_cache_dir is not None and self.teacher_cache_top_k is None:
+            raise ValueError(
+                f"teacher_cache_dir={self.teacher_cache_dir!r}, but without teacher_cache_top_k there is no cache: "
+                "give a number of tokens, or leave it out"
+            )
+        if self.pseudo_labels_dir is not None and self.pseudo_labels == "none":
+            raise ValueError(
+                f"pseudo_labels_dir={self.pseudo_labels_dir!r}, but pseudo_labels='none' makes and reads none: set "
+                "'replace' or 'augment', or leave it out"
+            )
 
     def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
         if getattr(self, name) not in allowed:

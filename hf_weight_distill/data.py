@@ -471,6 +471,27 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def language_token(tokenizer: PreTrainedTokenizerBase, code: str) -> int | None:
+    """The id of a language's token in a multilingual tokenizer; `None` for what is no language of it.
+
+    Args:
+        tokenizer: of NLLB, M2M100 or mBART.
+        code: as the tokenizer has it, such as `"deu_Latn"`.
+
+    Example:
+        >>> language_token(tokenizer, "deu_Latn")  # doctest: +SKIP
+        256042
+    """
+    if not hasattr(tokenizer, "get_lang_id"):
+        token = tokenizer.convert_tokens_to_ids(code)
+        known = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+        return token if token in known else None  # a piece of a word, such as "de", is no language
+    try:
+        return tokenizer.get_lang_id(code)  # M2M100: its token is __de__
+    except KeyError:
+        return None
+
+
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
     """Refuse a tokenizer that is not the model's.
 

@@ -1,6 +1,7 @@
 """``WeightDistiller``: teacher in, student out. Both phases, read from top to bottom."""
 
 import copy
+import hashlib
 import inspect
 import json
 import os
@@ -57,6 +58,7 @@ from .data import (
     check_features,
     check_tokenizer,
     fingerprint,
+    language_token,
     load_pairs,
     open_table,
     save_tokenizer,
@@ -75,8 +77,8 @@ from .record import RUN_FILE, SCORES_FILE, RunRecord, read_settings, write_setti
 from .schedules import SCHEDULES, build_schedules
 from .sources import SOURCES, Inspection
 from .starts import random_start, refuse_growth, student_start, teacher_start
-from .teachers.logit_cache import TeacherCache, build_teacher_cache
-from .teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
+from .teachers.logit_cache import TeacherCache, build_teacher_cache, check_top_k
+from .teachers.pseudo_labels import generate_pseudo_labels, inherited_generation_settings, teacher_pairs
 from .teachers.resumable import teacher_fingerprint
 from .trainer import (
     WeightDistillTrainer,
@@ -277,6 +279,7 @@ class WeightDistiller:
         plan = build_plan(self.teacher, replace(self.shape, vocab=None), self.config.dropout)
         self.plan = replace(plan, **sizes)
         self._model = self._student = None
+        self._check_top_k()
 
     def _chosen_tokens(self, data: DatasetLike | None) -> list[int]:
         teacher, tokenizer = self._given
@@ -452,7 +455,8 @@ class WeightDistiller:
                 check_stream(features, args)
                 token_batches(features, args)
         if generator_args.should_save:
-            self._write_run(run, self._run_description(own))
+            named = {"train": train_dataset, "eval": eval_dataset}
+            self._write_run(run, self._run_description(own, named))
         made_of = {"data": fingerprint(features), "teacher": teacher_fingerprint(self._given[0])}
         self._check_same(made_of, resume_from_checkpoint)
         if isinstance(train_dataset, str | os.PathLike):
@@ -622,6 +626,7 @@ class WeightDistiller:
         """Whether the phases that train can learn from a cache, and one of them does."""
         if self.config.teacher_cache_top_k is None:
             return
+        self._check_top_k()
         used = [o for phase, args in phases.items() if args.max_steps != 0 for o, _ in self._objectives(phase).values()]
         for objective in used:
             objective.check_cache(self._objective_options()["temperature"])
@@ -631,12 +636,19 @@ class WeightDistiller:
                 "for the teacher: leave it out, or use kl in generator_objectives or finetune_objectives"
             )
 
+    def _check_top_k(self) -> None:
+        if self.config.teacher_cache_top_k is not None:
+            check_top_k(self.teacher, self.config.teacher_cache_top_k)
+
     def _arguments(
         self, values: dict[str, Any], folder: Path, *, evaluates: bool, generates: bool
     ) -> WeightDistillTrainingArguments:
         check_arguments(f"{folder.name}_args", values)
         defaults = {"save_strategy": "steps", "save_total_limit": 2, "report_to": "none"}
         defaults |= {"eval_strategy": "steps" if evaluates else "no", "predict_with_generate": generates}
+        if "logging_steps" not in values:  # which is also how often is evaluated
+            defaults |= {"logging_steps": 0.02}  # 50 times, however short training is
+            defaults |= {"eval_steps": 250} if evaluates else {}
         return WeightDistillTrainingArguments(**defaults | values | {"output_dir": str(folder)})
 
     def _check_run(
@@ -667,6 +679,12 @@ class WeightDistiller:
         self._check_phase("finetune", finetune_args, config.finetune_source)
         _check_phase_folders([args for args in (generator_args, finetune_args) if args.max_steps != 0], resume)
         self._check_cache({"generator": generator_args, "finetune": finetune_args})
+        for name in ("schedules", "finetune_source", "finetune_lora"):
+            if getattr(config, name) and finetune_args.max_steps == 0:
+                raise ValueError(
+                    f"{name}={getattr(config, name)!r} acts in phase 2, which finetune_args skips by max_steps=0: give "
+                    "it updates, or leave it out"
+                )
         if config.schedules:
             self._check_schedules(finetune_args)
         if config.finetune_lora:
@@ -685,11 +703,6 @@ class WeightDistiller:
 
     def _check_schedules(self, args: WeightDistillTrainingArguments) -> None:
         build_schedules(self.config.schedules, {})
-        if args.max_steps == 0:
-            raise ValueError(
-                f"schedules {', '.join(self.config.schedules)} act in phase 2, which finetune_args skips by "
-                "max_steps=0: give it updates, or leave schedules out"
-            )
         if self.config.finetune_source is not None:
             raise ValueError("schedules change the weights of a plain student: use them without finetune_source")
         if args.fsdp or args.deepspeed:
@@ -714,11 +727,21 @@ class WeightDistiller:
         shell = stock_student(self.teacher, self.plan.student_config, device="meta")
         check_lora(shell, sum(self._linear().values(), ()), self.config.finetune_lora)
 
-    def _run_description(self, own: dict[str, WeightDistillTrainingArguments | None]) -> dict[str, Any]:
-        """What repeats this run: the description, with the arguments that ``distill`` was given for a phase."""
+    def _run_description(
+        self, own: dict[str, WeightDistillTrainingArguments | None], data: dict[str, DatasetLike | None]
+    ) -> dict[str, Any]:
+        """What repeats this run: the description, and what ``distill`` was given, as far as it has a name."""
         description = self.description()
         description["config"] |= {name: args.settings() for name, args in own.items() if args is not None}
-        return json.loads(json.dumps(description))  # without tuples
+        named = {name: str(given) for name, given in data.items() if isinstance(given, str | os.PathLike)}
+        known = {"teacher_identity": self.teacher_identity()} | _forced_direction(*self._given)
+        return json.loads(json.dumps(description | named | known))  # without tuples
+
+    def teacher_identity(self) -> str:
+        """SHA-256 of what the student takes from the teacher: weights, configuration, generation settings."""
+        teacher = self._given[0]
+        settings = json.dumps(inherited_generation_settings(teacher), sort_keys=True)
+        return hashlib.sha256(f"{teacher_fingerprint(teacher)} {settings}".encode()).hexdigest()
 
     def _write_run(self, run: Path, description: dict[str, Any]) -> None:
         """Writes what repeats this run, or on resuming compares it with what stands there."""
@@ -959,11 +982,15 @@ def _check_phase_folders(phases: list[WeightDistillTrainingArguments], resume: b
             )
 
 
+_NOT_COMPARED = ("recipe", "train", "eval", "teacher_identity")
+
+
 def _compared(description: dict[str, Any]) -> dict[str, Any]:
     """What has to be the same for a run to go on: when it logs and saves may change."""
     config = {name: value for name, value in description.get("config", {}).items() if name != "teacher_batch_size"}
     phases = {name: about_training(config[name]) for name in ("generator_args", "finetune_args") if config.get(name)}
-    found = {name: value for name, value in description.items() if name != "recipe"}  # whose settings are compared
+    # The recipe is in its settings; of data and teacher the record has the contents.
+    found = {name: value for name, value in description.items() if name not in _NOT_COMPARED}
     return found | {"config": config | phases}
 
 
@@ -1022,6 +1049,16 @@ def _direction(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
     if None in codes.values():
         return {}
     return codes | {"languages": tuple(dict.fromkeys(map(language_of, codes.values())))}
+
+
+def _forced_direction(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str]:
+    """The languages that ``--src_lang`` and ``--tgt_lang`` would set tokenizer and teacher to, if they are so."""
+    codes = {name: getattr(tokenizer, name, None) for name in ("src_lang", "tgt_lang")}
+    if None in codes.values():
+        return {}
+    token, settings = language_token(tokenizer, codes["tgt_lang"]), teacher.generation_config
+    forced = settings.forced_bos_token_id, settings.decoder_start_token_id  # mBART-25 starts from it
+    return codes if token is not None and token in forced else {}
 
 
 def _mixed(mix_SG: torch.Tensor, groups: tuple[tuple[int, ...], ...]) -> list[list[float]]:

@@ -134,7 +134,7 @@ class _Reconstruction:
     def stack(self, stack: str, rows: list[ClassPlan]) -> None:
         """Fits the layers of a stack, first to last."""
         if stack == "decoder":  # what it looks at, computed once
-            self.memories = [[run_encoder(model, batch)[0] for batch in self.batches] for model in self.models]
+            self.memories = [self._memories(model) for model in self.models]
         linear = [c for c in rows if c.weight_class.role == "linear"]
         biases = {c.path for c in rows if c.weight_class.role == "bias"}
         for layer in range(len(linear[0].groups)):
@@ -150,6 +150,10 @@ class _Reconstruction:
     @property
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
         return self.teacher, self.student
+
+    def _memories(self, model: PreTrainedModel) -> list[Tensor]:
+        with hooks(model, {}):  # without dropout
+            return [run_encoder(model, batch)[0] for batch in self.batches]
 
     def _layers(self, c: ClassPlan, layer: int) -> tuple[_Layer, _Layer]:
         """The teacher's and the student's layer."""

@@ -91,11 +91,15 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
 
     def description(self) -> dict[str, Any]:
         """What is needed to train in the same way, as plain values; no paths, and nothing of accounts."""
-        return {"processes": self.world_size} | about_training(self._given())
+        given = about_training(self._given())
+        is_path = {name: isinstance(value, str) and os.sep in value for name, value in given.items()}
+        short = {name: os.path.basename(value) if is_path[name] else value for name, value in given.items()}
+        return {"processes": self.world_size} | short
 
     def settings(self) -> dict[str, Any]:
         """Arguments that repeat the phase: those of :meth:`description`, and when it evaluates, logs and saves."""
-        return self._given() | {"max_steps": self.max_steps, "num_train_epochs": self.num_train_epochs}
+        length = "num_train_epochs" if self.max_steps < 0 else "max_steps"  # which counts where both are given
+        return self._given() | {length: getattr(self, length)}
 
     def _given(self) -> dict[str, Any]:
         plain = type(self)(self.output_dir, use_cpu=self.use_cpu)
@@ -103,8 +107,7 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
         for name in (f.name for f in fields(self) if f.init and not f.name.startswith(_OF_THE_MACHINE)):
             value = getattr(self, name)
             if name in _ALWAYS_TOLD or str(value) != str(getattr(plain, name)):
-                is_path = isinstance(value, str) and os.sep in value
-                shown[name] = os.path.basename(value) if is_path else _plain(value)
+                shown[name] = _plain(value)
         if self.max_tokens_per_batch is not None:
             shown.pop("per_device_train_batch_size")  # which it replaces
         return shown
@@ -116,7 +119,7 @@ def check_arguments(where: str, values: dict[str, Any]) -> None:
     Numbers and truth values alone are looked at: ``bf16="off"`` is a text, which would count as true.
 
     Raises:
-        ValueError: an unknown name, a wrong type, or a folder, which is the run's to choose.
+        ValueError: an unknown name, a wrong type, two lengths, or a folder, which is the run's to choose.
     """
     if "output_dir" in values:
         raise ValueError(
@@ -129,6 +132,11 @@ def check_arguments(where: str, values: dict[str, Any]) -> None:
         if inside & {bool, int, float} and not fits(value, kinds[name]):
             expected = "true or false" if bool in inside else name_of(kinds[name])
             raise ValueError(f"{where}: {name}={value!r}, expected {expected}")
+    if "num_train_epochs" in values and values.get("max_steps", -1) != -1:
+        raise ValueError(
+            f"{where}: num_train_epochs={values['num_train_epochs']!r} has no effect beside "
+            f"max_steps={values['max_steps']!r}: take one of them out"
+        )
 
 
 def about_training(arguments: dict[str, Any]) -> dict[str, Any]:

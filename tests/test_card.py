@@ -398,3 +398,9 @@ def test_shapes_come_from_the_configs_of_each_family():
     assert t5["encoder layers"] == (6, 4) and t5["decoder layers"] == (6, 2)
     assert t5["encoder FFN width"] == t5["decoder FFN width"] == (99, 50)
     assert shape_table(SimpleNamespace(d_model=8), SimpleNamespace(d_model=4)) == {"model width": (8, 4)}
+
+
+def test_the_headline_has_the_first_setting():
+    rows = [ComparisonRow("tokens_per_second", 10.0, 10.0 * n, 1, size, 0.0, 0.0) for n, size in ((3, 1), (5, 32))]
+    card = build_card(CardInfo("me/small", "you/large", comparison=Comparison(tuple(rows), {}, {}, 2, 2)))
+    assert "generates 3.00 times as many tokens per second (greedy, batch 1)." in card.text

@@ -35,7 +35,7 @@ from transformers import (
 )
 
 import hf_weight_distill
-from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, cli, data, planner
+from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller, cli, data, planner
 from hf_weight_distill.cli import COMMANDS, build_parser, distill, loading, main, plan
 from hf_weight_distill.cli.job import AFTERWARDS, job_of
 from hf_weight_distill.cli.loading import PROGRAM
@@ -43,6 +43,7 @@ from hf_weight_distill.cli.main import EPILOG, underscored
 from hf_weight_distill.cli.values import field_docs
 from hf_weight_distill.config import Tokenizer
 from hf_weight_distill.corpus import built_in_corpus
+from hf_weight_distill.distiller import _forced_direction
 from hf_weight_distill.evaluation import METRICS
 from hf_weight_distill.objectives import OBJECTIVES
 from hf_weight_distill.schedules import SCHEDULES
@@ -118,7 +119,8 @@ def distill_actions():
 def test_every_field_is_a_flag_with_the_help_of_the_docstring(cls, name):
     text = field_docs(cls)[name]
     assert text
-    assert distill_actions()[name].help.startswith(text.replace("``", "").removesuffix("."))
+    shown = text.replace("``((0, 1), (2, 3, 4))``", "0,1 2,3,4").replace("``None``", "none").replace("``", "")
+    assert distill_actions()[name].help.startswith(shown.removesuffix("."))
     # The docstring itself, so that a parser that loses lines is seen.
     words = re.sub(r"\s+", " ", cls.__doc__)
     assert f" {name}: {text}" in words
@@ -193,6 +195,10 @@ def test_flags_give_the_configuration_they_were_made_from(recipe, seed):
     kinds = typing.get_type_hints(WeightDistillConfig)
     actions = distill_actions()
     values = {name: some(kind, rng, actions[name].choices) for name, kind in kinds.items()}
+    if values["pseudo_labels"] == "none":
+        values["pseudo_labels_dir"] = None  # a folder of none is refused
+    if values["teacher_cache_top_k"] is None:
+        values["teacher_cache_dir"] = None
     job = parsed("--recipe", recipe, *flags_of(values, RECIPES[recipe].to_dict()))
     assert job.config == WeightDistillConfig(**values)
     assert job.recipe == recipe
@@ -233,15 +239,31 @@ def test_recipe_then_file_then_flags(tmp_path):
 
 
 def test_a_flag_adds_to_the_recipes_dictionary_and_takes_keys_away():
-    merged = parsed("--generator_objectives", "kl=0.5").config.generator_objectives
+    merged = parsed("--finetune_objectives", "kl=0.5").config.finetune_objectives
     assert merged == {"cross_entropy": 1.0, "kl": 0.5}
-    assert parsed("--generator_objectives", "cross_entropy=", "kl=1").config.generator_objectives == {"kl": 1}
-    assert RECIPES["default"].generator_objectives == {"cross_entropy": 1.0}, "the recipe itself must not change"
+    assert parsed("--finetune_objectives", "cross_entropy=", "kl=1").config.finetune_objectives == {"kl": 1}
+    assert parsed("--pseudo_labels_dir", "None", "--dropout", "none").config.pseudo_labels_dir is None
+    assert RECIPES["default"].finetune_objectives == {"cross_entropy": 1.0}, "the recipe itself must not change"
     words = parsed("--generator_args", "report_to=none", "seed=null", "save_strategy=no", "x=1_0").config.generator_args
     assert [words[key] for key in ("report_to", "seed", "save_strategy", "x")] == ["none", None, "no", "1_0"]
     nested = parsed("--schedules", "{prune: {sparsity: 0.5, steps: [1, 2]}}").config.schedules
     assert nested == parsed("--schedules", 'prune={"sparsity": 0.5, "steps": [1, 2]}').config.schedules
     assert nested == {"prune": {"sparsity": 0.5, "steps": [1, 2]}}
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        ("--generator_objectives kl=1", "generator_objectives"),
+        ("--source mpo", "source"),
+        ("--recipe opdf --finetune_objectives kl=1", "finetune_objectives"),
+        ("--recipe opdf --finetune_lora r=2", "finetune_lora"),
+    ],
+)
+def test_flags_of_a_phase_that_the_recipe_skips_are_refused(argv, name):
+    with pytest.raises(ValueError, match=f"--{name} acts in a phase that makes no updates"):
+        parsed(*argv.split())
+    assert parsed(*argv.split(), "--generator_args", "max_steps=5", "--finetune_args", "max_steps=5").config
 
 
 def test_epochs_take_the_place_of_the_recipes_updates():
@@ -494,6 +516,41 @@ def test_a_run_goes_on_with_its_own_data(folder, tmp_path, monkeypatch):
         assert code == 2 and re.search(rf"weight_distill.yaml {message}", err), err
 
 
+def test_a_run_that_is_refused_keeps_its_file(folder, run, tmp_path):
+    file = run[0] / "weight_distill.yaml"
+    before = file.read_bytes()
+    argv = ["--config", file, "--output_dir", run[0], "--save", tmp_path / "student", "--resume"]
+    for change in (["--decoder_layers", "2"], ["--finetune_args", "max_steps=9"]):
+        code, _, err = call("distill", *argv, *change, "--task", "summarization", "--license", "apache-2.0")
+        assert code == 2, err
+        assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_file_of_a_run_in_python_repeats_it_or_says_that_it_cannot(folder, tmp_path, changed):
+    fast = {"max_steps": 2, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
+    config = dataclasses.replace(RECIPES["default"], finetune_args=fast, num_beams=1)
+    options = {"student": StudentShape(decoder_layers=1), "config": config, "attn_implementation": "eager"}
+    made = WeightDistiller.from_pretrained(folder / "teacher", **options)  # by the kernel of the command line
+    if changed:
+        made.teacher.generation_config.no_repeat_ngram_size = None  # the folder's says 1
+    data = [str(folder / f"{name}.jsonl") for name in ("train", "test")]
+    made.distill(*data, output_dir=tmp_path / "run")
+    made.save_pretrained(tmp_path / "student")
+    file = tmp_path / "run" / "weight_distill.yaml"
+    assert [yaml.safe_load(file.read_text())[name] for name in ("train", "eval")] == data
+    code, _, err = call("distill", "--config", file, "--output_dir", tmp_path / "again")
+    assert code == 0, err[-3000:]
+    assert ("had a teacher with other weights or generation settings" in err) == changed
+    assert same_weights(tmp_path / "student", tmp_path / "again" / "student") != changed
+
+
+def test_a_teacher_in_memory_has_no_name_to_repeat(tmp_path):
+    (tmp_path / "run.yaml").write_text("teacher: ''\ntrain: built-in\n")
+    code, _, err = call("distill", "--config", tmp_path / "run.yaml", "--output_dir", tmp_path / "run")
+    assert code == 2 and "no teacher: name a Hub repository or a folder" in err
+
+
 def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
     from hf_weight_distill.distiller import WeightDistiller
 
@@ -523,9 +580,12 @@ def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
         (["--train", "DATA", "--generator_args", "max_step=3"], "unknown 'max_step'; did you mean 'max_steps'?"),
         (["--train", "DATA", "--finetune_args", "lr_scheduler_type=cosin"], "finetune_args: '?cosin'? is not a valid"),
         (["--train", "DATA", "--finetune_args", "eval_strategy=steps"], "there is no data: give --eval"),
-        (["--train", "DATA", "--source", "generater"], "unknown weight source 'generater'; known: generator"),
         (
-            ["--train", "DATA", "--source", "generator", "--source_options", "inti=x"],
+            ["--train", "DATA", "--recipe", "generator", "--source", "generater"],
+            "unknown weight source 'generater'; known: generator",
+        ),
+        (
+            ["--train", "DATA", "--recipe", "generator", "--source_options", "inti=x"],
             "the source 'generator' has no option inti; known: init",
         ),
         (["--train", "DATA", "--finetune_args", "bf16=off"], "finetune_args: bf16='off', expected true or false"),
@@ -552,6 +612,10 @@ def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
         (
             ["--train", "DATA", "--finetune_args", "metric_for_best_model=bleu"],
             "without compute_metrics there is eval_loss alone: leave it out",
+        ),
+        (
+            ["--train", "DATA", "--teacher_cache_top_k", "9999", "--finetune_objectives", "kl=1"],
+            "top_k=9999: expected 1",
         ),
         (["--train", "DATA", "--max_source_length", "1000"], "max_source_length=1000, but the teacher has 160"),
         (["--train", "DATA", "--test_metrics", "meteor"], "invalid choice: 'meteor'"),
@@ -655,8 +719,10 @@ def multilingual(folder, tmp_path):
 
 def test_languages_are_set_on_tokenizer_and_generation(folder, multilingual):
     model = AutoModelForSeq2SeqLM.from_pretrained(folder / "teacher")
+    assert _forced_direction(model, multilingual) == {}
     loading.set_languages(multilingual, model, "de", "fr")
     assert (multilingual.src_lang, multilingual.tgt_lang) == ("de", "fr")
+    assert _forced_direction(model, multilingual) == {"src_lang": "de", "tgt_lang": "fr"}, "what repeats it"
     first = multilingual("Hund")["input_ids"][0]
     assert first == multilingual.convert_tokens_to_ids("__de__")
     assert model.generation_config.forced_bos_token_id == multilingual.convert_tokens_to_ids("__fr__")
@@ -718,6 +784,9 @@ def test_a_student_of_one_direction_is_measured_in_it(folder, multilingual, tmp_
     assert code == 2 and "give --tgt_lang fr" in err
     code, out, err = call(*argv, "--src_lang", "de", "--tgt_lang", "fr")
     assert code == 0 and "chrf (greedy)" in out, err
+    multilingual.save_pretrained(tmp_path / "teacher")  # names the language, which nothing makes the teacher write in
+    code, _, err = call(*argv)
+    assert code == 2 and "the teacher's are not, so that it chooses one itself: give --tgt_lang fr" in err
 
 
 def test_models_of_different_vocabularies_are_not_compared(folder, tmp_path):

@@ -29,6 +29,24 @@ def test_a_value_of_another_type_is_refused(values, message):
         WeightDistillConfig(**values)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"calibration_sentences": 0}, "calibration_sentences=0, and reconstruction='least_squares' fits"),
+        (
+            {"teacher_cache_dir": "cache"},
+            "teacher_cache_dir='cache', but without teacher_cache_top_k there is no cache",
+        ),
+        ({"pseudo_labels_dir": "labels"}, "pseudo_labels_dir='labels', but pseudo_labels='none' makes and reads none"),
+    ],
+)
+def test_a_field_without_effect_beside_the_others_is_refused(values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        WeightDistillConfig(**values)
+    others = {"reconstruction": "none", "teacher_cache_top_k": 8, "pseudo_labels": "replace"}
+    assert WeightDistillConfig(**values, **others)
+
+
 @pytest.mark.parametrize("groups", [(0, 1), [[0, "x"]], 3, [[0, True]]])
 def test_groups_are_groups_of_numbers(groups):
     with pytest.raises(ValueError, match=re.escape(f"encoder_groups={groups!r}: expected numbers of layers in groups")):

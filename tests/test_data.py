@@ -21,6 +21,7 @@ from hf_weight_distill.data import (
     TokenBatchSampler,
     check_features,
     check_tokenizer,
+    fingerprint,
     load_pairs,
     tokenize_pairs,
 )
@@ -463,3 +464,18 @@ def test_an_accelerator_takes_the_loader(lengths):
     prepared = Accelerator(cpu=True).prepare(loader)
     assert len(prepared) == len(sampler)
     assert sorted(i for batch in prepared for i in batch.tolist()) == list(range(501))
+
+
+def test_neighbouring_seeds_share_no_epoch():
+    one, two = (TokenBatchSampler([4] * 64, 16, seed=seed) for seed in (0, 1))
+    one.set_epoch(1)
+    assert list(one) != list(two)
+
+
+def test_data_that_differ_in_a_later_row_or_in_length_are_other_data():
+    rows = [{"input_ids": [n, 1], "labels": [n, 2]} for n in range(80)]
+    first = fingerprint(Dataset.from_list(rows))
+    assert fingerprint(Dataset.from_list(rows[:79])) != first
+    for n in (1, 63):
+        changed = rows[:n] + [{"input_ids": [n, 1], "labels": [n, 3]}] + rows[n + 1 :]
+        assert fingerprint(Dataset.from_list(changed)) != first

@@ -33,6 +33,7 @@ from hf_weight_distill import distiller as module
 from hf_weight_distill.corpus import built_in_corpus
 from hf_weight_distill.evaluation import make_compute_metrics
 from hf_weight_distill.plan import tensors_of
+from hf_weight_distill.sources import Inspection
 from hf_weight_distill.trainer import check_training, last_checkpoint
 
 SHAPE = StudentShape(decoder_layers=1)
@@ -290,6 +291,26 @@ def test_arguments_of_the_users_own_are_in_what_repeats_the_run(marian, tmp_path
     other = arguments(tmp_path / "finetune", **options | {"max_steps": 3})
     with pytest.raises(ValueError, match="other settings .*'max_steps': 2"):
         load(marian).distill(PAIRS, output_dir=tmp_path / "a", finetune_args=other, resume_from_checkpoint=True)
+
+
+def test_arguments_that_repeat_a_phase_have_whole_paths_and_one_length(tmp_path):
+    args = arguments(tmp_path, max_steps=2, torch_compile_backend="some/where")
+    name = "torch_compile_backend"
+    assert (args.settings()[name], args.description()[name]) == ("some/where", "where")
+    assert args.settings()["max_steps"] == 2 and "num_train_epochs" not in args.settings()
+    epochs = arguments(tmp_path, max_steps=-1, num_train_epochs=4).settings()
+    assert epochs["num_train_epochs"] == 4 and "max_steps" not in epochs
+
+
+def test_what_is_trained_is_logged_however_short_it_is(marian, tmp_path):
+    distiller = load(marian, config=replace(CONFIG, finetune_args=FAST | {"max_steps": 20}))
+    distiller.distill(PAIRS, PAIRS, output_dir=tmp_path / "run")
+    history = distiller.history["finetune"]
+    assert sum("cross_entropy" in row for row in history) == 20
+    assert [row["step"] for row in history if "eval_loss" in row] == [20]
+    values = {"max_steps": 2000, "logging_steps": 40}
+    given = distiller._arguments(values, tmp_path, evaluates=True, generates=False)
+    assert (given.logging_steps, given.eval_steps) == (40, 40), "as in a Trainer"
 
 
 def test_both_phases_may_have_a_precision_of_their_own(marian, tmp_path, monkeypatch):
@@ -763,8 +784,12 @@ def test_arguments_of_the_stock_trainer_are_refused_before_anything_is_trained(m
         (
             {},
             {"schedules": {"magnitude_pruning": {"sparsity": 0.5}}, "finetune_args": {"max_steps": 0}},
-            "schedules magnitude_pruning act in phase 2, which finetune_args skips",
+            "schedules={'magnitude_pruning'.* acts in phase 2, which finetune_args skips",
         ),
+        ({}, {"finetune_lora": {"r": 2}, "finetune_args": {"max_steps": 0}}, "finetune_lora={'r': 2} acts in phase 2"),
+        ({}, {"finetune_source": "mpo", "finetune_args": {"max_steps": 0}}, "finetune_source='mpo' acts in phase 2"),
+        ({}, {"finetune_args": FAST | {"num_train_epochs": 1}}, "num_train_epochs=1 has no effect beside max_steps=3"),
+        ({}, {"teacher_cache_top_k": 9999, "finetune_objectives": {"kl": 1.0}}, "top_k=9999: expected 1 to"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_the_teacher_translates(marian, tmp_path, shape, config, message):
@@ -906,3 +931,26 @@ def test_every_recipe_runs(marian, tmp_path, recipe):
     config = replace(config, num_beams=2, **{n: v | {"max_tokens_per_batch": None} for n, v in small.items()})
     student = load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
     assert all(torch.isfinite(t).all() for t in tensors_of(student).values())
+
+
+def test_the_search_of_the_configuration_makes_the_pseudo_labels(tmp_path, monkeypatch):
+    tokenizer = tiny_marian_tokenizer(tmp_path / "t")
+    asked = {"num_beams": 3, "length_penalty": 0.5, "max_source_length": 20, "max_target_length": 30, "prefix": "a "}
+    config = WeightDistillConfig(pseudo_labels="replace", teacher_batch_size=5, **asked)
+    made = WeightDistiller(
+        tiny_marian_model(tokenizer), tokenizer, student=StudentShape(decoder_layers=1), config=config
+    )
+    heard = {}
+
+    def labels(teacher, tokenizer, pairs, folder, **options):
+        heard.update(options)
+        return pairs.add_column("teacher_target", pairs["target"])
+
+    monkeypatch.setattr(module, "generate_pseudo_labels", labels)
+    made.features(Dataset.from_dict({"source": SENTENCES[:3], "target": SENTENCES[5:8]}), tmp_path / "labels")
+    assert {name: heard[name] for name in asked} == asked and heard["batch_size"] == 5
+
+
+def test_the_way_of_a_projection_is_relative_to_its_start():
+    before, after = (Inspection(projections={"a": factor * torch.ones(2, 2)}) for factor in (1.0, 3.0))
+    assert module._moved(before, after, "a") == pytest.approx(2.0)

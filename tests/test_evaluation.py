@@ -368,3 +368,25 @@ def test_compare_refuses_early(model, tokenizer):
     ):
         with pytest.raises(ValueError, match=message):
             compare(model, model, tokenizer, ["a"], ["a"], **settings)
+
+
+def test_outputs_are_of_the_first_search_and_the_first_sentences_are_timed(tmp_path, monkeypatch):
+    tokenizer = tiny_marian_tokenizer(tmp_path / "t")
+    model = tiny_marian_model(tokenizer)
+    greedy, beam = (evaluation.translate(model, tokenizer, SENTENCES[:4], num_beams=n) for n in (1, 4))
+    assert greedy != beam
+    timed, speed = [], {"tokens_per_second": 1.0, "sentences_per_second": 1.0, "spread": 0.0}
+    monkeypatch.setattr(evaluation, "decoding_speed", lambda m, t, sources, **o: timed.append(sources) or speed)
+    found = evaluation.compare(
+        model,
+        model,
+        tokenizer,
+        SENTENCES[:4],
+        SENTENCES[:4],
+        metrics=("chrf",),
+        num_beams=(1, 4),
+        batch_sizes=(4,),
+        speed_sentences=2,
+    )
+    assert [row["student"] for row in found.outputs] == [row["teacher"] for row in found.outputs] == greedy
+    assert all(sources == list(SENTENCES[:2]) for sources in timed) and timed

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import ctranslate2
 import numpy as np
@@ -17,7 +18,7 @@ import onnxruntime
 import pytest
 import torch
 from models import FAMILIES, VOCAB, tiny_teacher
-from tiny import tiny_marian_model, tiny_marian_tokenizer
+from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
 from tokenizers.pre_tokenizers import Whitespace
@@ -558,3 +559,16 @@ def test_the_documentation_runs(language, block, marian, tmp_path, corpus, monke
         assert program == "hf-weight-distill"
         assert main(arguments) == 0
     assert len(list((tmp_path / "runs" / "small").glob("*/export.json"))) == 1
+
+
+def test_nats_are_counted_for_each_generated_token_and_for_no_padding(tmp_path):
+    tokenizer = tiny_marian_tokenizer(tmp_path / "t")
+    student = tiny_marian_model(tokenizer)
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    batch = tokenizer(list(SENTENCES[:2]), return_tensors="pt", padding=True)
+    outputs = torch.tensor([[pad, 5, 6, 7, 8, eos], [pad, 5, eos, pad, pad, pad]])
+    masks = []
+    form = SimpleNamespace(follow=lambda model, r: masks.append(r.mask) or (0.0, torch.ones(2, 5)))
+    found = compare_outputs(form, student, student, [(batch, outputs)], 1e-3)
+    assert masks[0].tolist() == [[True] * 5, [True, True, False, False, False]]
+    assert found.loss == pytest.approx(1.0)

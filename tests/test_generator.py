@@ -220,3 +220,25 @@ def test_random_student_weights_cannot_start_a_generator():
     plan = build_plan(teacher, SHAPE)
     with pytest.raises(ValueError, match="cannot start from random student weights.*init.*xavier"):
         WeightDistillModel(plan, teacher, random_start(plan, teacher), "generator", {})
+
+
+def test_with_scale_and_shift_a_class_that_keeps_its_shape_still_has_both():
+    teacher = tiny_teacher("t5")
+    plan = build_plan(teacher, StudentShape(decoder_layers=2))
+    model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher), "generator", {"scale": True, "shift": True})
+    path = "encoder.block.{}.layer.1.DenseReluDense.wi.weight"  # the encoder is unchanged
+    key = path.replace(".", "/")
+    with torch.no_grad():
+        model.source.scale[key].fill_(3.0)
+    expected = torch.stack([3 * b.layer[1].DenseReluDense.wi.weight for b in teacher.encoder.block])
+    torch.testing.assert_close(model.source()[path], expected, atol=1e-6, rtol=1e-6)
+
+
+def test_the_published_layer_matrix_learns_at_the_slow_rate():
+    teacher = tiny_teacher("marian")
+    plan = build_plan(teacher, StudentShape(decoder_layers=2))
+    model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher), "generator", {"init": "xavier"})
+    slow = {id(p) for p in model.slow_parameters()}
+    named = {n for n, p in model.named_parameters() if id(p) in slow}
+    moving = {n for n, _ in model.named_parameters() if n.split(".")[1] in ("projections", "mix", "layer_matrix")}
+    assert moving and named == moving and any(".layer_matrix." in n for n in named)

@@ -201,3 +201,31 @@ def test_inputs_that_are_all_zero_leave_what_stood_there():
     path = "decoder.block.{}.layer.2.DenseReluDense.wo.weight"
     torch.testing.assert_close(fitted[path].weight, start[path].weight)
     assert all(torch.isfinite(value.weight).all() for value in fitted.values())
+
+
+def test_a_teacher_that_was_left_in_training_mode_gives_the_same_start():
+    teacher, shape = tiny_teacher("marian"), StudentShape(decoder_layers=1)
+    assert teacher.config.dropout > 0
+    plan, batches = build_plan(teacher, shape), batches_of(teacher)
+    expected = teacher_start(plan, teacher.eval(), batches)
+    found = teacher_start(plan, teacher.train(), batches)
+    assert all(torch.equal(found[path].weight, expected[path].weight) for path in expected)
+
+
+def test_each_layer_is_fitted_to_the_answers_of_its_own_neurons():
+    teacher, module = tiny_teacher("marian"), "model.decoder.layers.{}.fc1"
+    plan = build_plan(teacher, StudentShape(decoder_layers=2, ffn_dim=(24, 12)))
+    batches = batches_of(teacher)
+    before = teacher_start(plan, teacher, batches, reconstruction="none")
+    after = teacher_start(plan, teacher, batches)
+    student = WeightDistillModel(plan, teacher, after, "direct").materialize()
+    picks = before[module + ".weight"].projections[0].matrix
+    assert not torch.equal(picks[0], picks[1])
+    answers = tokens(activations(teacher, [module.format(3)], batches)[module.format(3)][1], batches, "decoder")
+    inputs = tokens(activations(student, [module.format(1)], batches)[module.format(1)][0], batches, "decoder")
+    expected = naive_ridge(
+        inputs, answers @ picks[1].numpy(), before[module + ".weight"].weight[1], before[module + ".bias"].weight[1]
+    )
+    torch.testing.assert_close(
+        after[module + ".weight"].weight[1].T.double(), torch.tensor(expected[:-1]), atol=5e-4, rtol=5e-3
+    )

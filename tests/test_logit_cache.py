@@ -510,3 +510,12 @@ def test_the_commands_and_the_code_of_the_documentation_run(marian, tmp_path, mo
     assert "'bytes_per_token': 130" in capsys.readouterr().out
     assert (tmp_path / "runs" / "cached-2" / "teacher_cache" / "shards" / "00000.arrow").exists()
     assert (Path(__file__).parents[1] / benchmark.split()[1]).exists()
+
+
+def test_a_cache_knows_where_rows_end(tmp_path):
+    teacher = tiny_teacher("marian")
+    one = datasets.Dataset.from_list([{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8], "labels": [8]}])
+    two = datasets.Dataset.from_list([{"input_ids": [5, 6], "labels": [5, 6]}, {"input_ids": [7, 8], "labels": [7, 8]}])
+    cache = build_teacher_cache(teacher, one, tmp_path, data_collator=_PlainCollator(39), top_k=4, progress=False)
+    with pytest.raises(ValueError, match="source and target differ"):
+        cache.attach(two)

@@ -1,13 +1,14 @@
 """Magnitude pruning: exact counts, masks that only grow, zeros that stay zero through real training."""
 
 import copy
+import warnings
 
 import pytest
 import torch
 from datasets import Dataset as Table
 from models import VOCAB, random_batch, tiny_teacher
 from torch.utils.data import Dataset
-from transformers import AutoModelForSeq2SeqLM, TrainerCallback
+from transformers import AutoModelForSeq2SeqLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_weight_distill import (
@@ -376,7 +377,6 @@ def test_self_distilled_pruning_end_to_end(tmp_path):
     training = {"max_steps": 6, "learning_rate": 1e-3, "weight_decay": 0.01, "per_device_train_batch_size": 12}
     config = WeightDistillConfig(
         source="direct",
-        calibration_sentences=0,
         generator_args={"max_steps": 0, "use_cpu": True},
         finetune_args={**training, "use_cpu": True, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True},
         finetune_objectives={"cross_entropy": 1.0, "cross_correlation": 0.1, "kl": 1.0},
@@ -399,3 +399,33 @@ def test_self_distilled_pruning_end_to_end(tmp_path):
     assert sparsity_by_class(loaded, linear) == found
     batch = random_batch(student)
     torch.testing.assert_close(loaded(**batch).logits, student(**batch).logits)
+
+
+def _schedule(tmp_path, **options):
+    model = tiny_teacher("t5")
+    linear = {"x": ("encoder.block.0.layer.1.DenseReluDense.wi.weight",)}
+    schedule = MagnitudePruning(linear, **options)
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    state = TrainerState(max_steps=10, global_step=0)
+    schedule.on_train_begin(args, state, TrainerControl(), model=model)
+    return schedule, args, state
+
+
+def test_the_best_checkpoint_after_the_last_pruning_step_is_not_forgotten(tmp_path):
+    schedule, args, state = _schedule(tmp_path, sparsity=0.5, steps=1, begin=0.2, end=0.2)
+    for step in range(10):
+        state.global_step = step
+        schedule.on_step_begin(args, state, TrainerControl())
+        if step == 4:
+            state.best_metric, state.best_global_step, state.best_model_checkpoint = 1.0, 4, "checkpoint-4"
+    assert (state.best_metric, state.best_global_step, state.best_model_checkpoint) == (1.0, 4, "checkpoint-4")
+
+
+def test_a_finished_pruning_is_not_said_to_be_unfinished(tmp_path):
+    schedule, args, state = _schedule(tmp_path, sparsity=0.5, steps=1, begin=0.2, end=0.2)
+    for step in range(10):
+        state.global_step = step
+        schedule.on_step_begin(args, state, TrainerControl())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedule.on_train_end(args, state, TrainerControl())

@@ -11,6 +11,7 @@ from hf_weight_distill import StudentShape, build_plan
 from hf_weight_distill.model import WeightDistillModel
 from hf_weight_distill.plan import tensors_of
 from hf_weight_distill.sources import MPO, ClassSpec, ClassStart
+from hf_weight_distill.sources import mpo as mpo_module
 from hf_weight_distill.sources.mpo import (
     bond_dimensions,
     central_index,
@@ -397,7 +398,8 @@ def test_it_starts_from_random_weights_too():
 def test_the_teacher_of_a_layer_is_the_last_of_its_group_whatever_the_group_holds():
     T_SGOI = torch.randn(2, 3, 4, 5)
     T_SGOI[0, 2] = 0  # a shorter group, filled up
-    assert torch.equal(last_of_group(T_SGOI), torch.stack([T_SGOI[0, 1], T_SGOI[1, 2]]))
+    T_SGOI[1, 2] = 0  # a teacher's matrix that is zero all the same
+    assert torch.equal(last_of_group(T_SGOI, (2, 3)), torch.stack([T_SGOI[0, 1], T_SGOI[1, 2]]))
 
 
 @pytest.mark.parametrize("unit_sites", [0, 1, 3])
@@ -443,3 +445,35 @@ def test_a_class_spec_alone_is_enough():
     torch.testing.assert_close(MPO([spec])()["a.{}.b"], W_SPQ, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="unit_sites=-2"):
         MPO([spec], unit_sites=-2)
+
+
+def test_without_the_gauge_the_first_sites_of_both_sides_are_orthonormal():
+    teacher = tiny_teacher("marian")
+    plan = build_plan(teacher, StudentShape(decoder_layers=2))
+    model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher), "mpo", {"unit_sites": 1, "gauge": False})
+    for ours, theirs in model.source.exposed()["auxiliary"]:
+        if ours.shape[0] == 1:  # a first site, (1, i, j, B)
+            for site in (ours, theirs):
+                first = site.detach().flatten(0, 2)
+                torch.testing.assert_close(first.T @ first, torch.eye(first.shape[1]), atol=1e-4, rtol=0)
+
+
+def test_a_decomposition_that_breaks_off_leaves_no_file(tmp_path, monkeypatch):
+    def half(tensors, path):
+        open(path, "wb").write(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(mpo_module, "save_file", half)
+    with pytest.raises(OSError, match="no space"):
+        decompose(torch.randn(12, 8), cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_small_singular_values_are_split_evenly_down_to_1e_7_of_the_largest():
+    factors = ((2, 1), (1, 2))  # the folded matrix is the matrix
+    for small, expected in ((1e-5, 1e-5), (1e-9, 1e-7)):
+        W = torch.diag(torch.tensor([1.0, small], dtype=torch.float64))
+        first, last = decompose(W, factors=factors)
+        torch.testing.assert_close(
+            first.flatten(0, 2).square().sum(0), torch.tensor([1.0, expected]).double(), rtol=1e-6, atol=0
+        )

@@ -99,3 +99,19 @@ def with_noise_on_padding(outputs, batch):
         name = f"{stack}_hidden_states"
         changed[name] = tuple(noisy(states, stack) for states in outputs[name])
     return changed
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_of_half_precision_are_summed_in_float32(dtype):
+    logits, other = (4 * torch.randn(2, 9, 300)).to(dtype), (4 * torch.randn(2, 9, 300)).to(dtype)
+    labels = torch.randint(0, 300, (2, 9))
+    labels[0, -3:] = -100
+    keep = labels != -100
+    q, p = (x.double()[keep].log_softmax(-1) for x in (logits, other))
+    kl = (p.exp() * (p - q)).sum().item()
+    ce = -(0.9 * q.gather(1, labels[keep][:, None]).sum() + 0.1 / 300 * q.sum()).item()
+    for s, t in ((logits, other), (logits.float(), other), (logits, other.float())):
+        found = KLDivergence()(Seq2SeqLMOutput(logits=s), Seq2SeqLMOutput(logits=t), labels)
+        assert found.item() == pytest.approx(kl, rel=1e-5)
+    found = CrossEntropy(0.1)(Seq2SeqLMOutput(logits=logits), None, labels)
+    assert found.item() == pytest.approx(ce, rel=1e-5)

@@ -465,3 +465,10 @@ def test_shapes_are_flags():
     shape = StudentShape(ffn_dim=(1024, 512), encoder_groups=((0, 1), (2,)), d_model=8)
     assert shape_flags(shape) == "--d_model 8 --ffn_dim 1024 512 --encoder_groups 0,1 2"
     assert shape_flags(StudentShape(vocab="a folder")) == "--vocab 'a folder'"
+
+
+def test_the_warming_pass_is_not_timed(monkeypatch):
+    seconds = iter([9.0, 1.0, 2.0, 3.0])
+    monkeypatch.setattr(planner, "_timed_pass", lambda model, size: (32, next(seconds)))
+    monkeypatch.setattr(planner, "_bare_generation", lambda model: planner.contextlib.nullcontext())
+    assert planner.measure_speed([object()], [1])[0][1].seconds == (1.0, 2.0, 3.0)

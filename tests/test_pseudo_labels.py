@@ -9,6 +9,7 @@ import datasets
 import pytest
 import torch
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
+from transformers import AutoTokenizer
 
 from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
 from hf_weight_distill.teachers.resumable import teacher_fingerprint
@@ -83,6 +84,20 @@ def test_every_source_keeps_its_own_translation(teacher, tokenizer, tmp_path):
     assert labelled["target"][:] == [f"gold {text}" for text in sources]
     assert labelled["teacher_target"][:] == [alone(teacher, tokenizer, text) for text in sources]
     assert len(set(labelled["teacher_target"])) > len(sources) // 2, "the test needs translations that differ"
+
+
+def test_labels_of_another_tokenizer_of_the_same_size_are_refused(teacher, tokenizer, pairs, tmp_path):
+    generate_pseudo_labels(teacher, tokenizer, pairs, tmp_path / "labels", **OPTIONS)
+    tokenizer.save_pretrained(tmp_path / "other")
+    file = tmp_path / "other" / "vocab.json"
+    pieces = json.loads(file.read_text())
+    one, two = [piece for piece in pieces if len(piece) == 1][:2]
+    pieces[one], pieces[two] = pieces[two], pieces[one]
+    file.write_text(json.dumps(pieces))
+    other = AutoTokenizer.from_pretrained(tmp_path / "other")
+    assert len(other) == len(tokenizer)
+    with pytest.raises(ValueError, match="fingerprint"):
+        generate_pseudo_labels(teacher, other, pairs, tmp_path / "labels", **OPTIONS)
 
 
 def test_a_selection_of_another_data_set_is_read_in_its_own_order(teacher, tokenizer, tmp_path, pairs):

@@ -21,7 +21,7 @@ from hf_weight_distill import data
 from hf_weight_distill.cli import build_parser, main
 from hf_weight_distill.corpus import built_in_corpus
 from hf_weight_distill.report import charts, write_report
-from hf_weight_distill.report.numbers import millions
+from hf_weight_distill.report.numbers import duration, millions, percent, signed
 from hf_weight_distill.report.page import MOST_LETTERS
 
 DOCS = Path(__file__).parents[1] / "docs" / "report.md"
@@ -580,3 +580,11 @@ def test_the_histogram_counts_every_value_once():
     counts = {title.partition(":")[0]: int(title.rpartition(" ")[2]) for title in titles}
     assert sum(counts.values()) == 7
     assert (counts["0.0 to 0.1"], counts["0.9 to 1.0"], counts["1.0 to 1.1"], counts["2 and more"]) == (2, 1, 2, 2)
+
+
+def test_numbers_at_their_edges():
+    space = "\N{NARROW NO-BREAK SPACE}"
+    assert percent(0.0996) == f"10{space}%" and percent(0.0994) == f"9.9{space}%"
+    assert millions(9.997e8) == f"1{space}B" and millions(9.99e8) == f"999{space}M"
+    assert duration(59.97) == "1:00" and duration(59.9) == f"59.9{space}s"
+    assert signed(0.001, 1) == signed(-0.001, 1) == "0.0"

@@ -12,7 +12,7 @@ from hf_weight_distill import StudentShape, build_plan
 from hf_weight_distill.calibration import fit_norm, norm_statistics, text_statistics, weight_statistics
 from hf_weight_distill.families import FAMILIES as TABLES
 from hf_weight_distill.model import WeightDistillModel
-from hf_weight_distill.plan import stock_student, tensors_of
+from hf_weight_distill.plan import fixed_tensors, stock_student, tensors_of
 from hf_weight_distill.starts import chosen_layers, random_start, residual_projection, teacher_start
 
 
@@ -415,3 +415,45 @@ def test_the_random_start_keeps_the_outer_norms_of_the_teacher_as_published():
     norm = teacher.decoder.final_layer_norm.weight
     assert torch.equal(random_start(same, teacher)["decoder.final_layer_norm.weight"].weight[0], norm)
     assert torch.equal(random_start(narrow, teacher)["decoder.final_layer_norm.weight"].weight[0], torch.ones(8))
+
+
+@pytest.mark.parametrize("mean_free", [True, False])
+def test_the_projection_does_not_depend_on_the_signs_of_eigenvectors(mean_free, monkeypatch):
+    states, eigh = torch.randn(50, 12) @ torch.randn(12, 12), torch.linalg.eigh
+    expected = residual_projection(states.T @ states, 5, "pca", mean_free)
+
+    def flipped(matrix):
+        values, vectors = eigh(matrix)
+        return torch.return_types.linalg_eigh((values, vectors * torch.tensor([1.0, -1.0]).double().repeat(6)))
+
+    monkeypatch.setattr(torch.linalg, "eigh", flipped)
+    torch.testing.assert_close(residual_projection(states.T @ states, 5, "pca", mean_free), expected, atol=1e-6, rtol=0)
+
+
+def test_each_layer_keeps_the_strongest_dimensions_of_its_own_heads():
+    teacher = tiny_teacher("marian")
+    plan = build_plan(teacher, StudentShape(d_model=8))  # heads of 2 instead of 4 dimensions, layer by layer
+    start = teacher_start(plan, teacher)
+    for n, layer in enumerate(teacher.model.decoder.layers):
+        at = layer.self_attn
+        energy = at.q_proj.weight.square().sum(1) * at.k_proj.weight.square().sum(1)
+        kept = [h * 4 + d for h in range(4) for d in sorted(sorted(range(4), key=lambda d: -energy[h * 4 + d])[:2])]
+        found = start["model.decoder.layers.{}.self_attn.q_proj.weight"].projections[0].matrix[n]
+        assert found.argmax(0).tolist() == kept
+
+
+def test_the_stream_is_turned_by_all_usual_positions():
+    teacher = tiny_teacher("marian")
+    plan = build_plan(teacher, StudentShape(d_model=8))
+    name = plan.constants[-1]
+    tables = dict(teacher.named_parameters())[name].detach()[:64], fixed_tensors(plan, teacher)[name][:64]
+    assert len(tables[0]) == len(tables[1]) == 32
+    R = residual_projection(weight_statistics(plan, teacher).stream_DD, 8, "pca", True, tables)
+    found = teacher_start(plan, teacher)["model.shared.weight"].projections[1].matrix[0]
+    torch.testing.assert_close(found, R, atol=1e-6, rtol=0)
+
+
+def test_the_teacher_keeps_its_mode(tmp_path):
+    teacher = tiny_teacher("marian").train()
+    teacher_start(build_plan(teacher, StudentShape(d_model=8)), teacher, [random_batch(teacher)], reconstruction="none")
+    assert teacher.training

@@ -20,7 +20,7 @@ from hf_weight_distill.distiller import _PlainCollator
 from hf_weight_distill.model import WeightDistillModel
 from hf_weight_distill.objectives import OBJECTIVES, Objective, build_objectives
 from hf_weight_distill.starts import teacher_start
-from hf_weight_distill.trainer import WeightDistillTrainer, refuse_in_phase_1
+from hf_weight_distill.trainer import WeightDistillTrainer, last_checkpoint, refuse_in_phase_1
 
 HERE = Path(__file__).parent
 
@@ -351,3 +351,67 @@ def test_a_zero_padding_row_stays_zero_in_phase_2(tmp_path):
     trainer_of(student, teacher, arguments(tmp_path)).train()
     assert student.model.shared.weight[pad].abs().max() == 0
     assert not torch.equal(student.model.shared.weight, teacher.model.shared.weight)
+
+
+def test_each_log_has_the_objectives_of_its_own_steps(tmp_path):
+    rows = {}
+    for every in (1, 2):
+        torch.manual_seed(0)
+        teacher = tiny_teacher("marian")
+        student = tiny_teacher("marian")
+        with torch.no_grad():
+            for p in student.parameters():
+                p.add_(0.05 * torch.randn_like(p))
+        trainer = WeightDistillTrainer(
+            student,
+            objectives=build_objectives({"kl": 1.0}),
+            teacher=teacher,
+            train_dataset=random_features(8),
+            args=arguments(tmp_path / str(every), max_steps=4, logging_steps=every),
+            data_collator=_PlainCollator(teacher.config.pad_token_id),
+        )
+        trainer.train()
+        rows[every] = [row["kl"] for row in trainer.state.log_history if "kl" in row]
+    one, two = rows[1], rows[2]
+    assert abs(one[0] - one[3]) > 0.01 * one[0]  # it moves
+    assert two == [pytest.approx((one[0] + one[1]) / 2, rel=1e-4), pytest.approx((one[2] + one[3]) / 2, rel=1e-4)]
+
+
+def _kl(teacher, tmp_path):
+    student = tiny_teacher("bart")
+    with torch.no_grad():
+        for p in student.parameters():
+            p.mul_(1.02)
+    student.config.dropout = 0.0
+    for m in student.modules():
+        if hasattr(m, "dropout") and isinstance(m.dropout, float):
+            m.dropout = 0.0
+    before = student.model.shared.weight[student.config.pad_token_id].detach().clone()
+    trainer = WeightDistillTrainer(
+        student,
+        objectives=build_objectives({"kl": 1.0}),
+        teacher=teacher,
+        train_dataset=random_features(8),
+        args=arguments(tmp_path, max_steps=1),
+        data_collator=_PlainCollator(teacher.config.pad_token_id),
+    )
+    trainer.train()
+    after = student.model.shared.weight[student.config.pad_token_id].detach()
+    return trainer.state.log_history[0]["kl"], before, after
+
+
+def test_a_live_teacher_that_was_left_in_training_mode_teaches_without_dropout(tmp_path):
+    expected = _kl(tiny_teacher("bart").eval(), tmp_path / "a")[0]
+    assert _kl(tiny_teacher("bart").train(), tmp_path / "b")[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_padding_row_that_is_not_zero_learns_like_any_other(tmp_path):
+    _, before, after = _kl(tiny_teacher("bart"), tmp_path)
+    assert before.any() and not torch.equal(before, after)
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_largest_number(tmp_path):
+    for step in (9, 10, 100, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(tmp_path).endswith("checkpoint-100")

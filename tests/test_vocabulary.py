@@ -20,6 +20,7 @@ import yaml
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from models import BART_LIKE, T5_LIKE
+from tiny import tiny_marian_model, tiny_marian_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -830,3 +831,13 @@ def test_multilingual_students_are_the_same_in_ctranslate2(case, cut, tmp_path, 
     student.generation_config.max_length = 12
     report = export.export_student(student, tokenizer, tmp_path / "out", to="ctranslate2", sentences=SOURCES[:4])
     assert report.rows[1].agreement.identical == 4 and report.rows[1].agreement.difference < 2e-5
+
+
+def test_biases_of_sequences_keep_their_tokens(tmp_path):
+    tokenizer = tiny_marian_tokenizer(tmp_path / "t")
+    teacher = tiny_marian_model(tokenizer)
+    biased = len(tokenizer) - 2
+    teacher.generation_config.sequence_bias = {(biased,): -5.0}
+    small = trim_vocabulary(teacher, tokenizer, tokenizer("a cat")["input_ids"])
+    assert len(small.ids) < len(tokenizer)
+    assert small.teacher.generation_config.sequence_bias == {(small.ids.index(biased),): -5.0}

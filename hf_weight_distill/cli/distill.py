@@ -110,12 +110,16 @@ def run(arguments: argparse.Namespace) -> None:
             return
         if args.should_save:
             say(str(distiller.plan).partition("\n")[0])
+        refused = False
         try:
             with TrainingProgress() as progress:
                 options = {"output_dir": run, "resume_from_checkpoint": arguments.resume, "callbacks": [progress]}
                 distiller.distill(pairs["train"], pairs.get("eval"), **options)
+        except ValueError:
+            refused = True  # the file is of an earlier start, with what that one was given
+            raise
         finally:
-            if args.should_save:
+            if args.should_save and not refused:
                 _complete_run_file(run / RUN_FILE, job)
         gc.collect()  # DDP holds the process group, with which a process that exits may abort, and torchrun the rest
         PartialState().destroy_process_group()

@@ -13,7 +13,7 @@ from .loading import PROGRAM, load_model, load_pairs, place, quiet, set_language
 from .values import field_docs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SUMMARY = "compare teacher and student"
 USAGE = "TEACHER STUDENT --data DATA [flags]"
@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
             place(model, arguments.device)
         if own is not None:
             _check_languages(tokenizers[0], own, arguments)
+        _check_first_token(*models, tokenizers[0])
         columns = {name: getattr(arguments, name) for name in COLUMN_FLAGS}
         pairs = load_pairs("data", arguments.data, arguments.data_split, columns)
         comparison = compare(
@@ -97,3 +98,16 @@ def _check_languages(
                 f"the student was made for {name}={made_for}, the teacher's tokenizer is set to {used}: give "
                 f"--{name} {made_for or used}"
             )
+
+
+def _check_first_token(
+    teacher: "PreTrainedModel", student: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    """A student that is made to write in a language beside a teacher that chooses one itself."""
+    language = getattr(tokenizer, "tgt_lang", None)
+    theirs, own = (model.generation_config.forced_bos_token_id for model in (teacher, student))
+    if language is not None and theirs is None and own is not None:
+        raise ValueError(
+            "the student's translations are made to begin with a language, and the teacher's are not, so that it "
+            f"chooses one itself: give --tgt_lang {language}"
+        )

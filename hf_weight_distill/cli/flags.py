@@ -13,7 +13,7 @@ SPELLING = """\
 how values are written:
   KEY=VALUE  --generator_args max_steps=500 learning_rate=1e-3 bf16=true   merged into the recipe's, key by key;
              KEY= takes one of its keys away; VALUE may be a list or mapping: KEY='[1, 2]', KEY='{a: 1}';
-             num_train_epochs=3 takes away max_steps, unless both are given
+             num_train_epochs=3 takes the place of max_steps
   GROUP      --decoder_groups 0,1 2,3,4   two student layers, fed by teacher layers 0 and 1, and 2 to 4
   N [N]      --ffn_dim 512, or --ffn_dim 512 256 for encoder and decoder
   none       unsets what the --config file set, where a field may be unset: --finetune_source none

@@ -14,7 +14,7 @@ from .values import GONE, given_fields, load_yaml, merge_flags
 DATA_FLAGS = {
     "train": "training pairs: a .json, .jsonl, .csv, .tsv (each also .gz) or .parquet file, a folder written by "
     "save_to_disk, a Hub data set (owner/name or owner/name:config), or 'built-in' (generated English-German pairs)",
-    "eval": "pairs for eval_loss during training, likewise; by default after each logging_steps (see eval_strategy)",
+    "eval": "pairs for eval_loss during training, likewise; by default every 250 updates, or after each logging_steps",
     "test": "pairs to compare teacher and student on afterwards, likewise",
     "train_split": "split of --train, where it has several (default: train)",
     "eval_split": "split of --eval likewise (default: validation)",
@@ -53,6 +53,7 @@ class Job:
         recipe: the start of ``config``.
         student: shape of the student.
         config: how it is distilled.
+        teacher_identity: of the teacher that the file's run had, where the file names the teacher and its language.
         data: the flags about data that were given, by name.
         afterwards: the flags about card and measuring that were given, by name.
     """
@@ -62,6 +63,7 @@ class Job:
     recipe: str
     student: StudentShape
     config: WeightDistillConfig
+    teacher_identity: str | None
     data: dict[str, str]
     afterwards: dict[str, Any]
 
@@ -77,7 +79,15 @@ class Job:
 
 
 _JOB_TEXTS = ("teacher", "teacher_revision", "recipe", *DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS)
-_FILE_KEYS = (*_JOB_TEXTS, *AFTERWARDS, "student", "config", "hf_weight_distill")
+_FILE_KEYS = (*_JOB_TEXTS, *AFTERWARDS, "student", "config", "teacher_identity", "hf_weight_distill")
+# What acts in a phase alone, and does nothing where that one makes no updates.
+_OF_PHASES = {
+    "generator_args": ("source", "source_options", "generator_objectives"),
+    "finetune_args": (
+        *("finetune_source", "finetune_source_options", "finetune_lora", "schedules"),
+        "finetune_objectives",
+    ),
+}
 
 
 def _read_config(path: str | None) -> dict[str, Any]:
@@ -122,7 +132,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
     ``num_train_epochs`` takes the place of ``max_steps``.
 
     Raises:
-        ValueError: a file that cannot be read, unknown or wrong fields, no teacher.
+        ValueError: a file that cannot be read, unknown or wrong fields, no teacher, flags of a phase without updates.
     """
     file = _read_config(arguments.config)
     flags = {n: value for n in (*_JOB_TEXTS, *AFTERWARDS) if (value := getattr(arguments, n, None)) is not None}
@@ -132,7 +142,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
             "leave --recipe out, or delete recipe and config from the file"
         )
     given = file | flags
-    if "teacher" not in given:
+    if not given.get("teacher"):  # empty in the file of a run whose teacher was in memory
         raise ValueError("no teacher: name a Hub repository or a folder, or give a --config file with teacher: in it")
     recipe = given.get("recipe", "default")
     config = recipe_config(recipe).to_dict() | file.get("config", {})
@@ -140,12 +150,29 @@ def job_of(arguments: argparse.Namespace) -> Job:
     for phase in PHASES:
         if settings.get(phase, {}).get("num_train_epochs", GONE) is not GONE:
             settings[phase].setdefault("max_steps", GONE)  # the Trainer would take it rather than the epochs
+    config = WeightDistillConfig.from_dict(merge_flags(config, settings))
+    _check_phases(settings, config)
+    own_teacher = flags.keys() & {"teacher", "teacher_revision", *LANGUAGE_FLAGS}
     return Job(
         teacher=given["teacher"],
         teacher_revision=given.get("teacher_revision"),
         recipe=recipe,
         student=StudentShape(**merge_flags(file.get("student", {}), given_fields(arguments, StudentShape))),
-        config=WeightDistillConfig.from_dict(merge_flags(config, settings)),
+        config=config,
+        teacher_identity=None if own_teacher else file.get("teacher_identity"),
         data={name: given[name] for name in (*DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS) if name in given},
         afterwards={name: given[name] for name in AFTERWARDS if name in given},
     )
+
+
+def _check_phases(given: dict[str, Any], config: WeightDistillConfig) -> None:
+    """Whether what was given for a phase has an effect: where the recipe skips it, none."""
+    for phase, names in _OF_PHASES.items():
+        if "max_steps" in given.get(phase, {}):  # skipped on purpose
+            continue
+        useless = next((name for name in names if given.get(name)), None)
+        if useless is not None and getattr(config, phase).get("max_steps") == 0:
+            raise ValueError(
+                f"--{useless} acts in a phase that makes no updates (max_steps=0 in {phase}): leave it out, or give "
+                f"that phase updates by --{phase} max_steps=1000, say, or by another --recipe"
+            )

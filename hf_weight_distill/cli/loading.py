@@ -98,7 +98,15 @@ def load_distiller(job: Job) -> "WeightDistiller":
     with users_own(job.teacher):
         tokenizer = load_tokenizer(job.teacher, revision=job.teacher_revision or "main")
     set_languages(tokenizer, teacher, job.data.get("src_lang"), job.data.get("tgt_lang"))
-    return WeightDistiller(teacher, tokenizer, student=job.student, recipe=job.recipe, config=job.config)
+    distiller = WeightDistiller(teacher, tokenizer, student=job.student, recipe=job.recipe, config=job.config)
+    if job.teacher_identity not in (None, distiller.teacher_identity()):
+        warnings.warn(
+            f"the run of the --config file had a teacher with other weights or generation settings than {job.teacher} "
+            "has, and its student will not be repeated: were they changed in memory, then save that teacher with "
+            "save_pretrained and name its folder",
+            stacklevel=2,
+        )
+    return distiller
 
 
 def set_languages(
@@ -115,30 +123,21 @@ def set_languages(
     Raises:
         ValueError: the tokenizer knows no languages, or not this one.
     """
+    from ..data import language_token
+
     for name, code in (("src_lang", src_lang), ("tgt_lang", tgt_lang)):
         if code is None:
             continue
         kind = type(tokenizer).__name__
         if not hasattr(tokenizer, name):
             raise ValueError(f"--{name} {code}: a {kind} has no languages to choose from; leave it out")
-        token = _language_token(tokenizer, code)
+        token = language_token(tokenizer, code)
         if token is None:
             raise ValueError(f"--{name} {code}: the {kind} does not know this language; use its own code")
         setattr(tokenizer, name, code)
         if name == "tgt_lang":
             first = "decoder_start_token_id" if kind.startswith("MBartTokenizer") else "forced_bos_token_id"
             setattr(model.generation_config, first, token)
-
-
-def _language_token(tokenizer: "PreTrainedTokenizerBase", code: str) -> int | None:
-    if not hasattr(tokenizer, "get_lang_id"):
-        token = tokenizer.convert_tokens_to_ids(code)
-        known = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids} - {tokenizer.unk_token_id}
-        return token if token in known else None  # a piece of a word, such as "de", is no language
-    try:
-        return tokenizer.get_lang_id(code)  # M2M100: its token is __de__
-    except KeyError:
-        return None
 
 
 def load_pairs(flag: str, data: str, split: str | None, columns: dict[str, str]) -> "Dataset":

@@ -108,7 +108,7 @@ _SPELLINGS |= {kind | None: _SPELLINGS[kind] for kind in (int, float, str)}
 
 def read_flag(name: str, given: Any, kind: Any) -> Any:
     optional = type(None) in typing.get_args(kind)
-    if optional and given in ("none", ["none"]):
+    if optional and given in ("none", ["none"], "None", ["None"]):
         return None
     try:
         return _SPELLINGS[kind].read(given)
@@ -160,8 +160,14 @@ def add_fields(parser: argparse._ActionsContainer, cls: type) -> None:
             nargs=spelling.nargs,
             choices=choices or None,
             metavar=None if choices else spelling.metavar,
-            help=text.replace("``", "").replace("%", "%%"),
+            help=_as_flags(text).replace("%", "%%"),
         )
+
+
+def _as_flags(text: str) -> str:
+    """The text of a docstring, with values as the command line spells them."""
+    text = re.sub(r"``\(\((.+?)\)\)``", lambda groups: groups[1].replace(", ", ",").replace("),(", " "), text)
+    return text.replace("``None``", "none").replace("``", "")
 
 
 def given_fields(arguments: argparse.Namespace, cls: type) -> dict[str, Any]:

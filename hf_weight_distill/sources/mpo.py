@@ -308,7 +308,9 @@ class MPO(WeightSource):
             self.sites[spec.key] = nn.ParameterList([nn.Parameter(site) for site in sites_kS])
             if spec.teacher.shape[2:] == spec.student_shape:
                 self.paired.append(spec.key)
-                self.register_buffer(f"teacher/{spec.key}", last_of_group(spec.teacher), persistent=False)
+                self.register_buffer(
+                    f"teacher/{spec.key}", last_of_group(spec.teacher, spec.group_sizes), persistent=False
+                )
 
     def weight(self, key: str) -> Tensor:
         """``W_SPQ`` of one class."""
@@ -340,8 +342,6 @@ class MPO(WeightSource):
         return {k: self._buffers[name] for k, name in names.items()}
 
 
-def last_of_group(T_SGOI: Tensor) -> Tensor:
+def last_of_group(T_SGOI: Tensor, group_sizes: Sequence[int]) -> Tensor:
     """``T_SOI``: the last teacher layer of each group, where shorter groups are filled up with zeros."""
-    present_SG = T_SGOI.flatten(2).any(-1)
-    last_S = T_SGOI.shape[1] - 1 - present_SG.flip(1).int().argmax(1)
-    return T_SGOI[torch.arange(len(T_SGOI), device=T_SGOI.device), last_S].clone()
+    return torch.stack([T_GOI[size - 1] for T_GOI, size in zip(T_SGOI, group_sizes, strict=True)])

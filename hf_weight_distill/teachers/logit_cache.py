@@ -281,11 +281,20 @@ def _check_arguments(teacher, features: Dataset, top_k: int, temperature: float,
         )
     if COLUMN in features.column_names:
         raise ValueError(f"the features have a column {COLUMN!r}, where the cache goes: remove it")
+    check_top_k(teacher, top_k)
+    if temperature <= 0 or shard_size < 1:
+        raise ValueError(f"temperature={temperature}, shard_size={shard_size}: expected numbers above 0")
+
+
+def check_top_k(teacher, top_k: int) -> None:
+    """Whether there are so many tokens.
+
+    Raises:
+        ValueError: there are not.
+    """
     vocab_size = _target_tokens(teacher)
     if not 1 <= top_k <= vocab_size:
         raise ValueError(f"top_k={top_k}: expected 1 to {vocab_size}, the teacher's vocabulary")
-    if temperature <= 0 or shard_size < 1:
-        raise ValueError(f"temperature={temperature}, shard_size={shard_size}: expected numbers above 0")
 
 
 def _provenance(teacher, tokenizer, data: _Data, record: np.dtype, temperature: float, shard_size: int) -> dict:

@@ -36,7 +36,7 @@ from hf_weight_distill.evaluation import encode_sources, inference, length_batch
 from hf_weight_distill.files import write_json
 from hf_weight_distill.progress import Stage
 
-from .resumable import claim, hash_strings, library_versions, placed, provenance_of
+from .resumable import claim, hash_strings, library_versions, placed, provenance_of, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _data_fingerprints(pairs: datasets.Dataset) -> tuple[str, str]:
     return digests["source"].hexdigest(), digests["target"].hexdigest()
 
 
-def _inherited_generation_settings(teacher) -> dict[str, Any]:
+def inherited_generation_settings(teacher) -> dict[str, Any]:
     """The settings that stay the teacher's own: bad words, forced tokens, early stopping, ..."""
     settings = teacher.generation_config.to_dict()
     kept = {key: settings[key] for key in settings if key not in (*_SET_HERE, *_NO_EFFECT)}
@@ -102,10 +102,11 @@ def _provenance(teacher, tokenizer, pairs: datasets.Dataset, search: _Search, sh
     return {
         "method": "sequence-level knowledge distillation (arXiv 1606.07947)",
         **provenance_of(teacher),
-        "generation_config": _inherited_generation_settings(teacher),
+        "generation_config": inherited_generation_settings(teacher),
         "tokenizer": {
             "class": type(tokenizer).__name__,
             "size": len(tokenizer),
+            "fingerprint": tokenizer_fingerprint(tokenizer),
             "src_lang": getattr(tokenizer, "src_lang", None),
             "tgt_lang": getattr(tokenizer, "tgt_lang", None),
         },
