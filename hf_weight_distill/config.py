@@ -268,12 +268,12 @@ class WeightDistillConfig:
         if self.teacher_cache_dir is not None and self.teacher_cache_top_k is None:
             raise ValueError(
                 f"teacher_cache_dir={self.teacher_cache_dir!r}, but without teacher_cache_top_k there is no cache: "
-                "give a number of tokens, or leave it out"
+                "give a number of tokens, or set teacher_cache_dir to none"
             )
         if self.pseudo_labels_dir is not None and self.pseudo_labels == "none":
             raise ValueError(
                 f"pseudo_labels_dir={self.pseudo_labels_dir!r}, but pseudo_labels='none' makes and reads none: set "
-                "'replace' or 'augment', or leave it out"
+                "'replace' or 'augment', or pseudo_labels_dir to none"
             )
 
     def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:

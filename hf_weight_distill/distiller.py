@@ -77,7 +77,7 @@ from .record import RUN_FILE, SCORES_FILE, RunRecord, read_settings, write_setti
 from .schedules import SCHEDULES, build_schedules
 from .sources import SOURCES, Inspection
 from .starts import random_start, refuse_growth, student_start, teacher_start
-from .teachers.logit_cache import TeacherCache, build_teacher_cache, check_top_k
+from .teachers.logit_cache import TeacherCache, build_teacher_cache, check_top_k, target_tokens
 from .teachers.pseudo_labels import generate_pseudo_labels, inherited_generation_settings, teacher_pairs
 from .teachers.resumable import teacher_fingerprint
 from .trainer import (
@@ -268,6 +268,7 @@ class WeightDistiller:
             small = load_trimmed(teacher, tokenizer, folder)
         else:
             ids = self._kept_ids or self._chosen_tokens(data)
+            self._check_top_k(len(ids))
             if folder is None:
                 small = trim_vocabulary(teacher, tokenizer, ids)
             else:
@@ -279,7 +280,6 @@ class WeightDistiller:
         plan = build_plan(self.teacher, replace(self.shape, vocab=None), self.config.dropout)
         self.plan = replace(plan, **sizes)
         self._model = self._student = None
-        self._check_top_k()
 
     def _chosen_tokens(self, data: DatasetLike | None) -> list[int]:
         teacher, tokenizer = self._given
@@ -454,10 +454,10 @@ class WeightDistiller:
             for args in (generator_args, finetune_args):
                 check_stream(features, args)
                 token_batches(features, args)
+        made_of = {"data": fingerprint(features), "teacher": teacher_fingerprint(self._given[0])}
         if generator_args.should_save:
             named = {"train": train_dataset, "eval": eval_dataset}
-            self._write_run(run, self._run_description(own, named))
-        made_of = {"data": fingerprint(features), "teacher": teacher_fingerprint(self._given[0])}
+            self._write_run(run, self._run_description(own, named, made_of["teacher"]))
         self._check_same(made_of, resume_from_checkpoint)
         if isinstance(train_dataset, str | os.PathLike):
             self._data["dataset"] = str(train_dataset)
@@ -626,7 +626,7 @@ class WeightDistiller:
         """Whether the phases that train can learn from a cache, and one of them does."""
         if self.config.teacher_cache_top_k is None:
             return
-        self._check_top_k()
+        self._check_top_k(target_tokens(self.teacher))
         used = [o for phase, args in phases.items() if args.max_steps != 0 for o, _ in self._objectives(phase).values()]
         for objective in used:
             objective.check_cache(self._objective_options()["temperature"])
@@ -636,9 +636,9 @@ class WeightDistiller:
                 "for the teacher: leave it out, or use kl in generator_objectives or finetune_objectives"
             )
 
-    def _check_top_k(self) -> None:
+    def _check_top_k(self, tokens: int) -> None:
         if self.config.teacher_cache_top_k is not None:
-            check_top_k(self.teacher, self.config.teacher_cache_top_k)
+            check_top_k(self.config.teacher_cache_top_k, tokens)
 
     def _arguments(
         self, values: dict[str, Any], folder: Path, *, evaluates: bool, generates: bool
@@ -648,7 +648,8 @@ class WeightDistiller:
         defaults |= {"eval_strategy": "steps" if evaluates else "no", "predict_with_generate": generates}
         if "logging_steps" not in values:  # which is also how often is evaluated
             defaults |= {"logging_steps": 0.02}  # 50 times, however short training is
-            defaults |= {"eval_steps": 250} if evaluates else {}
+            best = values.get("load_best_model_at_end")  # of those that are saved
+            defaults |= {"eval_steps": values.get("save_steps", 500) if best else 250} if evaluates else {}
         return WeightDistillTrainingArguments(**defaults | values | {"output_dir": str(folder)})
 
     def _check_run(
@@ -728,20 +729,24 @@ class WeightDistiller:
         check_lora(shell, sum(self._linear().values(), ()), self.config.finetune_lora)
 
     def _run_description(
-        self, own: dict[str, WeightDistillTrainingArguments | None], data: dict[str, DatasetLike | None]
+        self, own: dict[str, WeightDistillTrainingArguments | None], data: dict[str, DatasetLike | None], teacher: str
     ) -> dict[str, Any]:
         """What repeats this run: the description, and what ``distill`` was given, as far as it has a name."""
         description = self.description()
         description["config"] |= {name: args.settings() for name, args in own.items() if args is not None}
         named = {name: str(given) for name, given in data.items() if isinstance(given, str | os.PathLike)}
-        known = {"teacher_identity": self.teacher_identity()} | _forced_direction(*self._given)
+        known = {"teacher_identity": self.teacher_identity(teacher)} | _forced_direction(*self._given)
         return json.loads(json.dumps(description | named | known))  # without tuples
 
-    def teacher_identity(self) -> str:
-        """SHA-256 of what the student takes from the teacher: weights, configuration, generation settings."""
+    def teacher_identity(self, fingerprint: str | None = None) -> str:
+        """SHA-256 of what the student takes from the teacher: weights, configuration, generation settings.
+
+        Args:
+            fingerprint: of the teacher, if it is known.
+        """
         teacher = self._given[0]
         settings = json.dumps(inherited_generation_settings(teacher), sort_keys=True)
-        return hashlib.sha256(f"{teacher_fingerprint(teacher)} {settings}".encode()).hexdigest()
+        return hashlib.sha256(f"{fingerprint or teacher_fingerprint(teacher)} {settings}".encode()).hexdigest()
 
     def _write_run(self, run: Path, description: dict[str, Any]) -> None:
         """Writes what repeats this run, or on resuming compares it with what stands there."""

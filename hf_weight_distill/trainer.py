@@ -50,6 +50,7 @@ _OF_THE_MACHINE = (
     *("output_dir", "run_name", "project", "trackio", "hub_", "push_to_hub", "report_to", "resume_from_checkpoint"),
     *("disable_tqdm", "use_cpu", "do_", "generation_config"),
 )
+_CADENCE = ("eval_strategy", "eval_steps", "logging_steps", "save_strategy", "save_steps", "save_total_limit")
 _NOT_ABOUT_TRAINING = (*_OF_THE_MACHINE, "log", "save_", "dataloader_")
 
 
@@ -98,8 +99,9 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
 
     def settings(self) -> dict[str, Any]:
         """Arguments that repeat the phase: those of :meth:`description`, and when it evaluates, logs and saves."""
-        length = "num_train_epochs" if self.max_steps < 0 else "max_steps"  # which counts where both are given
-        return self._given() | {length: getattr(self, length)}
+        counts, other = ("max_steps", "num_train_epochs")[:: -1 if self.max_steps < 0 else 1]
+        told = {name: _plain(getattr(self, name)) for name in (*_CADENCE, counts)}
+        return {name: value for name, value in (self._given() | told).items() if name != other}
 
     def _given(self) -> dict[str, Any]:
         plain = type(self)(self.output_dir, use_cpu=self.use_cpu)

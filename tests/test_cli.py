@@ -257,13 +257,25 @@ def test_a_flag_adds_to_the_recipes_dictionary_and_takes_keys_away():
         ("--generator_objectives kl=1", "generator_objectives"),
         ("--source mpo", "source"),
         ("--recipe opdf --finetune_objectives kl=1", "finetune_objectives"),
-        ("--recipe opdf --finetune_lora r=2", "finetune_lora"),
     ],
 )
 def test_flags_of_a_phase_that_the_recipe_skips_are_refused(argv, name):
     with pytest.raises(ValueError, match=f"--{name} acts in a phase that makes no updates"):
         parsed(*argv.split())
     assert parsed(*argv.split(), "--generator_args", "max_steps=5", "--finetune_args", "max_steps=5").config
+
+
+def test_what_the_recipe_says_itself_is_not_refused():
+    assert parsed("--source", "direct").config == RECIPES["default"]
+
+
+def test_updates_take_the_place_of_a_files_epochs(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("config: {finetune_args: {num_train_epochs: 3, learning_rate: 1e-3}}\n")
+    assert parsed("--config", str(file), "--finetune_args", "max_steps=10").config.finetune_args == {
+        "learning_rate": 0.001,
+        "max_steps": 10,
+    }
 
 
 def test_epochs_take_the_place_of_the_recipes_updates():
@@ -545,6 +557,19 @@ def test_the_file_of_a_run_in_python_repeats_it_or_says_that_it_cannot(folder, t
     assert same_weights(tmp_path / "student", tmp_path / "again" / "student") != changed
 
 
+def test_a_new_run_that_fails_still_knows_its_data(folder, tmp_path, monkeypatch):
+    from hf_weight_distill.trainer import WeightDistillTrainer
+
+    def fail(*_, **__):
+        raise ValueError("an optimizer of its own mind")
+
+    monkeypatch.setattr(WeightDistillTrainer, "train", fail)
+    argv = ["--train", folder / "train.jsonl", "--source_lang", "en", "--output_dir", tmp_path / "run", *SETTINGS]
+    assert call("distill", folder / "teacher", *argv)[0] == 2
+    written = yaml.safe_load((tmp_path / "run" / "weight_distill.yaml").read_text())
+    assert (written["train"], written["license"]) == (str(folder / "train.jsonl"), "mit")
+
+
 def test_a_teacher_in_memory_has_no_name_to_repeat(tmp_path):
     (tmp_path / "run.yaml").write_text("teacher: ''\ntrain: built-in\n")
     code, _, err = call("distill", "--config", tmp_path / "run.yaml", "--output_dir", tmp_path / "run")
@@ -765,18 +790,39 @@ def test_wrong_settings_are_refused_before_a_model_is_loaded(folder, argv, messa
 SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 8}
 
 
+def many_languages(tokenizer, folder, *languages):
+    """A tiny M2M100 in a folder, set to a direction if one is given."""
+    sizes = {f"{stack}_{name}": size for stack in ("encoder", "decoder") for name, size in SIZES.items()}
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    config = M2M100Config(vocab_size=len(tokenizer) + 200, d_model=8, **sizes, **ids, max_position_embeddings=512)
+    model = M2M100ForConditionalGeneration(config)
+    if languages:
+        loading.set_languages(tokenizer, model, *languages)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("direction", [(), ("de", "fr")])
+def test_the_same_command_resumes_a_multilingual_teacher(folder, multilingual, tmp_path, direction):
+    many_languages(multilingual, tmp_path / "teacher", *direction)
+    argv = ["distill", tmp_path / "teacher", "--train", folder / "train.jsonl", "--output_dir", tmp_path / "run"]
+    argv += ["--finetune_args", "max_steps=1", "use_cpu=true", "--num_beams", "1", "--max_target_length", "8"]
+    argv += [] if direction else ["--tgt_lang", "fr"]
+    code, _, err = call(*argv)
+    assert code == 0, err[-3000:]
+    written = yaml.safe_load((tmp_path / "run" / "weight_distill.yaml").read_text())
+    assert (written["src_lang"], written["tgt_lang"]) == (direction or ("en", "fr"))
+    code, _, err = call(*argv, "--resume", "--save", tmp_path / "student")
+    assert code == 0, err[-3000:]
+    code, _, err = call(*argv, "--resume", "--save", tmp_path / "other", "--tgt_lang", "en")
+    assert code == 2 and "'tgt_lang': 'en'" in err
+
+
 def test_a_student_of_one_direction_is_measured_in_it(folder, multilingual, tmp_path):
     argv = ["evaluate", tmp_path / "teacher", tmp_path / "student", "--data", folder / "test.jsonl"]
     argv += ["--num_beams", "1", "--batch_sizes", "8", "--speed_sentences", "1", "--metrics", "chrf"]
-    sizes = {f"{stack}_{name}": size for stack in ("encoder", "decoder") for name, size in SIZES.items()}
-    ids = {f"{name}_token_id": getattr(multilingual, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    config = M2M100Config(vocab_size=len(multilingual) + 200, d_model=8, **sizes, **ids, max_position_embeddings=512)
-    for name, languages in (("teacher", ()), ("student", ("de", "fr"))):
-        model = M2M100ForConditionalGeneration(config)
-        if languages:
-            loading.set_languages(multilingual, model, *languages)
-        model.save_pretrained(tmp_path / name)
-        multilingual.save_pretrained(tmp_path / name)
+    many_languages(multilingual, tmp_path / "teacher")
+    many_languages(multilingual, tmp_path / "student", "de", "fr")
     code, out, err = call(*argv)
     assert code == 2 and not out
     assert "the student was made for src_lang=de, the teacher's tokenizer is set to en: give --src_lang de" in err

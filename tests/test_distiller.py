@@ -294,10 +294,11 @@ def test_arguments_of_the_users_own_are_in_what_repeats_the_run(marian, tmp_path
 
 
 def test_arguments_that_repeat_a_phase_have_whole_paths_and_one_length(tmp_path):
-    args = arguments(tmp_path, max_steps=2, torch_compile_backend="some/where")
+    args = arguments(tmp_path, max_steps=2, num_train_epochs=7, eval_strategy="no", torch_compile_backend="some/where")
     name = "torch_compile_backend"
     assert (args.settings()[name], args.description()[name]) == ("some/where", "where")
     assert args.settings()["max_steps"] == 2 and "num_train_epochs" not in args.settings()
+    assert args.settings().items() >= {"eval_strategy": "no", "logging_steps": 1, "save_total_limit": None}.items()
     epochs = arguments(tmp_path, max_steps=-1, num_train_epochs=4).settings()
     assert epochs["num_train_epochs"] == 4 and "max_steps" not in epochs
 
@@ -308,9 +309,14 @@ def test_what_is_trained_is_logged_however_short_it_is(marian, tmp_path):
     history = distiller.history["finetune"]
     assert sum("cross_entropy" in row for row in history) == 20
     assert [row["step"] for row in history if "eval_loss" in row] == [20]
-    values = {"max_steps": 2000, "logging_steps": 40}
-    given = distiller._arguments(values, tmp_path, evaluates=True, generates=False)
-    assert (given.logging_steps, given.eval_steps) == (40, 40), "as in a Trainer"
+    for own, steps in (
+        ({}, (0.02, 250, 500)),
+        ({"logging_steps": 40}, (40, 40, 500)),  # as in a Trainer
+        ({"load_best_model_at_end": True}, (0.02, 500, 500)),  # every evaluation has its checkpoint
+        ({"load_best_model_at_end": True, "save_steps": 100}, (0.02, 100, 100)),
+    ):
+        given = distiller._arguments({"max_steps": 2000, **own}, tmp_path, evaluates=True, generates=False)
+        assert (given.logging_steps, given.eval_steps, given.save_steps) == steps
 
 
 def test_both_phases_may_have_a_precision_of_their_own(marian, tmp_path, monkeypatch):
@@ -796,6 +802,15 @@ def test_settings_that_cannot_work_are_refused_before_the_teacher_translates(mar
     config = replace(CONFIG, pseudo_labels="replace", **config)
     with pytest.raises(ValueError, match=message):
         load(marian, config=config, student=replace(SHAPE, **shape)).distill(PAIRS, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_of_more_tokens_than_a_small_vocabulary_has_leaves_no_folder(marian, tmp_path):
+    config = replace(CONFIG, teacher_cache_top_k=60, finetune_objectives={"kl": 1.0})
+    distiller = load(marian, config=config, student=replace(SHAPE, vocab="from-data"))
+    assert distiller.teacher.config.vocab_size > 60
+    with pytest.raises(ValueError, match=r"top_k=60: expected 1 to \d\d, the tokens that the teacher chooses from"):
+        distiller.distill(PAIRS.select(range(2)), output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

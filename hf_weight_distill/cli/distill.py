@@ -110,16 +110,15 @@ def run(arguments: argparse.Namespace) -> None:
             return
         if args.should_save:
             say(str(distiller.plan).partition("\n")[0])
-        refused = False
+        new = not (run / RUN_FILE).exists()
+        finished = False
         try:
             with TrainingProgress() as progress:
                 options = {"output_dir": run, "resume_from_checkpoint": arguments.resume, "callbacks": [progress]}
                 distiller.distill(pairs["train"], pairs.get("eval"), **options)
-        except ValueError:
-            refused = True  # the file is of an earlier start, with what that one was given
-            raise
+            finished = True
         finally:
-            if args.should_save and not refused:
+            if args.should_save and (new or finished):  # resuming may have been refused, which changes no file
                 _complete_run_file(run / RUN_FILE, job)
         gc.collect()  # DDP holds the process group, with which a process that exits may abort, and torchrun the rest
         PartialState().destroy_process_group()
@@ -193,7 +192,10 @@ def _check_same_data(file: Path, job: Job) -> None:
     if "train" not in found:  # killed before its data were noted, or started in Python
         return
     changed = []
-    for name in (*DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS):
+    for name in (
+        *DATA_FLAGS,
+        *COLUMN_FLAGS,
+    ):  # languages are the distiller's to compare, which may have them from the teacher
         before, now = found.get(name), job.data.get(name)
         if before != now and not (name.startswith("test") and None in (before, now)):
             changed.append(f"{name}: {before!r} -> {now!r}")

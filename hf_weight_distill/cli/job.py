@@ -80,14 +80,8 @@ class Job:
 
 _JOB_TEXTS = ("teacher", "teacher_revision", "recipe", *DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS)
 _FILE_KEYS = (*_JOB_TEXTS, *AFTERWARDS, "student", "config", "teacher_identity", "hf_weight_distill")
-# What acts in a phase alone, and does nothing where that one makes no updates.
-_OF_PHASES = {
-    "generator_args": ("source", "source_options", "generator_objectives"),
-    "finetune_args": (
-        *("finetune_source", "finetune_source_options", "finetune_lora", "schedules"),
-        "finetune_objectives",
-    ),
-}
+# What is trained, or by what, in a phase: nothing where that one makes no updates. The distiller refuses the rest.
+_OF_PHASES = {"generator_args": ("source", "generator_objectives"), "finetune_args": ("finetune_objectives",)}
 
 
 def _read_config(path: str | None) -> dict[str, Any]:
@@ -148,10 +142,13 @@ def job_of(arguments: argparse.Namespace) -> Job:
     config = recipe_config(recipe).to_dict() | file.get("config", {})
     settings = given_fields(arguments, WeightDistillConfig)
     for phase in PHASES:
-        if settings.get(phase, {}).get("num_train_epochs", GONE) is not GONE:
-            settings[phase].setdefault("max_steps", GONE)  # the Trainer would take it rather than the epochs
-    config = WeightDistillConfig.from_dict(merge_flags(config, settings))
-    _check_phases(settings, config)
+        asked = settings.get(phase, {})
+        if asked.get("num_train_epochs", GONE) is not GONE:
+            asked.setdefault("max_steps", GONE)  # the Trainer would take it rather than the epochs
+        elif asked.get("max_steps", GONE) not in (GONE, -1):
+            asked.setdefault("num_train_epochs", GONE)
+    before, config = config, WeightDistillConfig.from_dict(merge_flags(config, settings))
+    _check_phases({name: value for name, value in settings.items() if value != before[name]}, config)
     own_teacher = flags.keys() & {"teacher", "teacher_revision", *LANGUAGE_FLAGS}
     return Job(
         teacher=given["teacher"],
@@ -170,9 +167,10 @@ def _check_phases(given: dict[str, Any], config: WeightDistillConfig) -> None:
     for phase, names in _OF_PHASES.items():
         if "max_steps" in given.get(phase, {}):  # skipped on purpose
             continue
-        useless = next((name for name in names if given.get(name)), None)
+        useless = next((name for name in names if name in given), None)
         if useless is not None and getattr(config, phase).get("max_steps") == 0:
             raise ValueError(
                 f"--{useless} acts in a phase that makes no updates (max_steps=0 in {phase}): leave it out, or give "
-                f"that phase updates by --{phase} max_steps=1000, say, or by another --recipe"
+                f"that phase updates by --{phase} max_steps=1000, say, or by another --recipe; --{phase} max_steps=0 "
+                "says that none are meant"
             )

@@ -99,7 +99,7 @@ def load_distiller(job: Job) -> "WeightDistiller":
         tokenizer = load_tokenizer(job.teacher, revision=job.teacher_revision or "main")
     set_languages(tokenizer, teacher, job.data.get("src_lang"), job.data.get("tgt_lang"))
     distiller = WeightDistiller(teacher, tokenizer, student=job.student, recipe=job.recipe, config=job.config)
-    if job.teacher_identity not in (None, distiller.teacher_identity()):
+    if job.teacher_identity is not None and job.teacher_identity != distiller.teacher_identity():
         warnings.warn(
             f"the run of the --config file had a teacher with other weights or generation settings than {job.teacher} "
             "has, and its student will not be repeated: were they changed in memory, then save that teacher with "

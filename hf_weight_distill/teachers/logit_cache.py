@@ -164,7 +164,7 @@ class _Collator:
         return batch
 
 
-def _target_tokens(teacher) -> int:
+def target_tokens(teacher) -> int:
     """Marian may have a vocabulary of another size for the target."""
     return getattr(teacher.config, "decoder_vocab_size", None) or teacher.config.vocab_size
 
@@ -281,20 +281,19 @@ def _check_arguments(teacher, features: Dataset, top_k: int, temperature: float,
         )
     if COLUMN in features.column_names:
         raise ValueError(f"the features have a column {COLUMN!r}, where the cache goes: remove it")
-    check_top_k(teacher, top_k)
+    check_top_k(top_k, target_tokens(teacher))
     if temperature <= 0 or shard_size < 1:
         raise ValueError(f"temperature={temperature}, shard_size={shard_size}: expected numbers above 0")
 
 
-def check_top_k(teacher, top_k: int) -> None:
-    """Whether there are so many tokens.
+def check_top_k(top_k: int, tokens: int) -> None:
+    """Whether there are so many tokens to choose from.
 
     Raises:
         ValueError: there are not.
     """
-    vocab_size = _target_tokens(teacher)
-    if not 1 <= top_k <= vocab_size:
-        raise ValueError(f"top_k={top_k}: expected 1 to {vocab_size}, the teacher's vocabulary")
+    if not 1 <= top_k <= tokens:
+        raise ValueError(f"top_k={top_k}: expected 1 to {tokens}, the tokens that the teacher chooses from")
 
 
 def _provenance(teacher, tokenizer, data: _Data, record: np.dtype, temperature: float, shard_size: int) -> dict:
@@ -310,7 +309,7 @@ def _provenance(teacher, tokenizer, data: _Data, record: np.dtype, temperature: 
         "target_fingerprint": data.target,
         "top_k": record["token_ids"].shape[0],
         "temperature": float(temperature),
-        "vocab_size": _target_tokens(teacher),
+        "vocab_size": target_tokens(teacher),
         "bytes_per_token": record.itemsize,
         "shard_size": shard_size,
         "versions": library_versions(),
@@ -367,7 +366,7 @@ def build_teacher_cache(
     if tokenizer is None and data_collator is None:
         raise ValueError("neither tokenizer nor data_collator is given: one of them has to pad the rows")
     folder, data = Path(output_dir), _describe(features)
-    record = _record(top_k, _target_tokens(teacher))
+    record = _record(top_k, target_tokens(teacher))
     asked = _provenance(teacher, tokenizer, data, record, temperature, shard_size)
     shard_size = claim(folder, asked, "a teacher cache")["shard_size"]
     shards = _shards(folder / "shards", data.label_tokens * record.itemsize, shard_size)
