@@ -388,7 +388,7 @@ def test_the_same_weights_under_another_name_and_a_used_tokenizer_are_welcome(ma
     "change, message",
     [
         ({"top_k": 0}, r"top_k=0: expected 1 to 40"),
-        ({"top_k": 41}, r"top_k=41: expected 1 to 40, the teacher's vocabulary"),
+        ({"top_k": 41}, r"top_k=41: expected 1 to 40, the tokens that the teacher chooses from"),
         ({"temperature": 0.0}, "expected numbers above 0"),
         ({"data_collator": None}, "neither tokenizer nor data_collator"),
         ({"features": random_features(3).to_iterable_dataset()}, "found features of type IterableDataset"),
