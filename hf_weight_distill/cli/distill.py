@@ -192,10 +192,7 @@ def _check_same_data(file: Path, job: Job) -> None:
     if "train" not in found:  # killed before its data were noted, or started in Python
         return
     changed = []
-    for name in (
-        *DATA_FLAGS,
-        *COLUMN_FLAGS,
-    ):  # languages are the distiller's to compare, which may have them from the teacher
+    for name in DATA_FLAGS | COLUMN_FLAGS:  # languages, which may be the teacher's own, are the distiller's to compare
         before, now = found.get(name), job.data.get(name)
         if before != now and not (name.startswith("test") and None in (before, now)):
             changed.append(f"{name}: {before!r} -> {now!r}")
