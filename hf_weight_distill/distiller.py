@@ -268,7 +268,8 @@ class WeightDistiller:
             small = load_trimmed(teacher, tokenizer, folder)
         else:
             ids = self._kept_ids or self._chosen_tokens(data)
-            self._check_top_k(len(ids))
+            if self.config.teacher_cache_top_k is not None:
+                check_top_k(self.config.teacher_cache_top_k, len(ids))
             if folder is None:
                 small = trim_vocabulary(teacher, tokenizer, ids)
             else:
@@ -626,7 +627,7 @@ class WeightDistiller:
         """Whether the phases that train can learn from a cache, and one of them does."""
         if self.config.teacher_cache_top_k is None:
             return
-        self._check_top_k(target_tokens(self.teacher))
+        check_top_k(self.config.teacher_cache_top_k, target_tokens(self.teacher))
         used = [o for phase, args in phases.items() if args.max_steps != 0 for o, _ in self._objectives(phase).values()]
         for objective in used:
             objective.check_cache(self._objective_options()["temperature"])
@@ -636,10 +637,6 @@ class WeightDistiller:
                 "for the teacher: leave it out, or use kl in generator_objectives or finetune_objectives"
             )
 
-    def _check_top_k(self, tokens: int) -> None:
-        if self.config.teacher_cache_top_k is not None:
-            check_top_k(self.config.teacher_cache_top_k, tokens)
-
     def _arguments(
         self, values: dict[str, Any], folder: Path, *, evaluates: bool, generates: bool
     ) -> WeightDistillTrainingArguments:
@@ -647,9 +644,10 @@ class WeightDistiller:
         defaults = {"save_strategy": "steps", "save_total_limit": 2, "report_to": "none"}
         defaults |= {"eval_strategy": "steps" if evaluates else "no", "predict_with_generate": generates}
         if "logging_steps" not in values:  # which is also how often is evaluated
-            defaults |= {"logging_steps": 0.02}  # 50 times, however short training is
-            best = values.get("load_best_model_at_end")  # of those that are saved
-            defaults |= {"eval_steps": values.get("save_steps", 500) if best else 250} if evaluates else {}
+            defaults["logging_steps"] = 0.02  # 50 times, however short training is
+            if evaluates:
+                best = values.get("load_best_model_at_end")  # is one of those that are saved
+                defaults["eval_steps"] = values.get("save_steps", 500) if best else 250
         return WeightDistillTrainingArguments(**defaults | values | {"output_dir": str(folder)})
 
     def _check_run(
@@ -1048,20 +1046,22 @@ def _warn_of_no_language(tokenizer: PreTrainedTokenizerBase, teacher: PreTrained
         )
 
 
-def _direction(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
-    """From which language into which, for the card, of a tokenizer that was set to both (NLLB, M2M100, mBART)."""
+def _language_codes(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str]:
+    """Of a tokenizer that was set to both languages (NLLB, M2M100, mBART); nothing of another."""
     codes = {name: getattr(tokenizer, name, None) for name in ("src_lang", "tgt_lang")}
-    if None in codes.values():
-        return {}
-    return codes | {"languages": tuple(dict.fromkeys(map(language_of, codes.values())))}
+    return {} if None in codes.values() else codes
+
+
+def _direction(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    """From which language into which, for the card."""
+    codes = _language_codes(tokenizer)
+    return codes | ({"languages": tuple(dict.fromkeys(map(language_of, codes.values())))} if codes else {})
 
 
 def _forced_direction(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str]:
     """The languages that ``--src_lang`` and ``--tgt_lang`` would set tokenizer and teacher to, if they are so."""
-    codes = {name: getattr(tokenizer, name, None) for name in ("src_lang", "tgt_lang")}
-    if None in codes.values():
-        return {}
-    token, settings = language_token(tokenizer, codes["tgt_lang"]), teacher.generation_config
+    codes, settings = _language_codes(tokenizer), teacher.generation_config
+    token = language_token(tokenizer, codes["tgt_lang"]) if codes else None
     forced = settings.forced_bos_token_id, settings.decoder_start_token_id  # mBART-25 starts from it
     return codes if token is not None and token in forced else {}
 

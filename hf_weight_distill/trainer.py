@@ -92,16 +92,16 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
 
     def description(self) -> dict[str, Any]:
         """What is needed to train in the same way, as plain values; no paths, and nothing of accounts."""
-        given = about_training(self._given())
-        is_path = {name: isinstance(value, str) and os.sep in value for name, value in given.items()}
-        short = {name: os.path.basename(value) if is_path[name] else value for name, value in given.items()}
+        given = about_training(self._given()).items()
+        short = {name: os.path.basename(value) if isinstance(value, str) else value for name, value in given}
         return {"processes": self.world_size} | short
 
     def settings(self) -> dict[str, Any]:
         """Arguments that repeat the phase: those of :meth:`description`, and when it evaluates, logs and saves."""
-        counts, other = ("max_steps", "num_train_epochs")[:: -1 if self.max_steps < 0 else 1]
-        told = {name: _plain(getattr(self, name)) for name in (*_CADENCE, counts)}
-        return {name: value for name, value in (self._given() | told).items() if name != other}
+        always = {name: _plain(getattr(self, name)) for name in (*_CADENCE, "max_steps", "num_train_epochs")}
+        told = self._given() | always
+        told.pop("max_steps" if self.max_steps < 0 else "num_train_epochs")  # has no effect beside the other
+        return told
 
     def _given(self) -> dict[str, Any]:
         plain = type(self)(self.output_dir, use_cpu=self.use_cpu)

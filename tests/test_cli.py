@@ -484,8 +484,6 @@ def test_an_interrupted_run_goes_on_to_the_same_student(folder, run, monkeypatch
 
 
 def test_a_run_interrupted_while_it_is_scored_goes_on_with_the_scores(folder, run, monkeypatch):
-    from hf_weight_distill.distiller import WeightDistiller
-
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
@@ -503,8 +501,6 @@ def test_a_run_interrupted_while_it_is_scored_goes_on_with_the_scores(folder, ru
 
 
 def test_a_run_goes_on_with_its_own_data(folder, tmp_path, monkeypatch):
-    from hf_weight_distill.distiller import WeightDistiller
-
     monkeypatch.setattr(WeightDistiller, "distill", lambda *_, **__: pytest.fail("went on to train"))
     file = tmp_path / "weight_distill.yaml"
 
@@ -577,8 +573,6 @@ def test_a_teacher_in_memory_has_no_name_to_repeat(tmp_path):
 
 
 def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
-    from hf_weight_distill.distiller import WeightDistiller
-
     def fail(*_, **__):
         raise RuntimeError("out of memory")
 
@@ -649,8 +643,6 @@ def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
     ],
 )
 def test_wrong_use_costs_no_training(folder, tmp_path, monkeypatch, argv, message):
-    from hf_weight_distill.distiller import WeightDistiller
-
     monkeypatch.setattr(WeightDistiller, "distill", lambda *_, **__: pytest.fail("went on to train"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(transformers.integrations.integration_utils, "is_wandb_available", lambda: False)

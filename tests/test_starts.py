@@ -453,7 +453,7 @@ def test_the_stream_is_turned_by_all_usual_positions():
     torch.testing.assert_close(found, R, atol=1e-6, rtol=0)
 
 
-def test_the_teacher_keeps_its_mode(tmp_path):
+def test_the_teacher_keeps_its_mode():
     teacher = tiny_teacher("marian").train()
     teacher_start(build_plan(teacher, StudentShape(d_model=8)), teacher, [random_batch(teacher)], reconstruction="none")
     assert teacher.training
