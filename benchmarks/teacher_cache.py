@@ -91,7 +91,7 @@ def train(options: argparse.Namespace, distiller: WeightDistiller, features: Dat
             objectives=build_objectives({"kl": 1.0}, temperature=options.temperature),
             teacher=source,
             train_dataset=features,
-            data_collator=distiller._collator(),
+            data_collator=distiller.collator,
             callbacks=[clock],
         )
         trainer.remove_callback(PrinterCallback)  # stdout is the table's

@@ -46,7 +46,7 @@ def main() -> None:
         tokenize_pairs(pairs[split].select(range(count)), distiller.tokenizer)
         for split, count in (("train", config.calibration_sentences), ("validation", 500))
     )
-    rows, collate = sorted(validation, key=lambda row: len(row["input_ids"])), distiller._collator()
+    rows, collate = sorted(validation, key=lambda row: len(row["input_ids"])), distiller.collator
     batches = [collate([dict(row) for row in rows[i : i + 50]]) for i in range(0, len(rows), 50)]
     print(f"teacher: {loss(distiller.teacher, batches):.2f}")
     for student in options.students:

@@ -20,7 +20,7 @@ _MODULES = {
     "WeightDistillConfig": "config",
     "WeightDistillModel": "model",
     "WeightDistillTrainer": "trainer",
-    "WeightDistillTrainingArguments": "trainer",
+    "WeightDistillTrainingArguments": "arguments",
     "WeightDistiller": "distiller",
     "WeightPlan": "plan",
     "build_plan": "plan",

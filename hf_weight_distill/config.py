@@ -276,6 +276,11 @@ class WeightDistillConfig:
                 "'replace' or 'augment', or pseudo_labels_dir to none"
             )
 
+    @property
+    def all_objective_options(self) -> dict[str, Any]:
+        """Options of objectives, those that have a field of their own too."""
+        return {"label_smoothing": self.label_smoothing, "temperature": self.temperature} | self.objective_options
+
     def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
         if getattr(self, name) not in allowed:
             raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")

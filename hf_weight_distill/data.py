@@ -471,27 +471,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def language_token(tokenizer: PreTrainedTokenizerBase, code: str) -> int | None:
-    """The id of a language's token in a multilingual tokenizer; `None` for what is no language of it.
-
-    Args:
-        tokenizer: of NLLB, M2M100 or mBART.
-        code: as the tokenizer has it, such as `"deu_Latn"`.
-
-    Example:
-        >>> language_token(tokenizer, "deu_Latn")  # doctest: +SKIP
-        256042
-    """
-    if not hasattr(tokenizer, "get_lang_id"):
-        token = tokenizer.convert_tokens_to_ids(code)
-        known = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids} - {tokenizer.unk_token_id}
-        return token if token in known else None  # a piece of a word, such as "de", is no language
-    try:
-        return tokenizer.get_lang_id(code)  # M2M100: its token is __de__
-    except KeyError:
-        return None
-
-
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
     """Refuse a tokenizer that is not the model's.
 
@@ -526,6 +505,32 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
 # ---------------------------------------------------------------------------------------------------------------------
 # Batches
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+class PlainCollator:
+    """Pads features where there is no tokenizer.
+
+    Args:
+        pad_token_id: of the sources; targets are padded with -100.
+    """
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """A batch of ``input_ids``, ``attention_mask`` and ``labels``."""
+
+        def pad(name: str, value: int) -> torch.Tensor:
+            lists = [torch.as_tensor(row[name]) for row in rows]
+            return torch.nn.utils.rnn.pad_sequence(lists, batch_first=True, padding_value=value)
+
+        for row in rows:
+            row.setdefault("attention_mask", [1] * len(row["input_ids"]))
+        return {
+            "input_ids": pad("input_ids", self.pad_token_id),
+            "attention_mask": pad("attention_mask", 0),
+            "labels": pad("labels", -100),
+        }
 
 
 class TokenBatchSampler(Sampler[list[int]]):

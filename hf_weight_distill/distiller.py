@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,33 +31,28 @@ from . import __version__
 from .adapters import (
     MergedAdapter,
     add_lora,
-    check_lora,
     hub_options,
-    is_adapted,
     load_teacher,
     load_tokenizer,
     merge_adapters,
     probe_logits,
 )
-from .calibration import Batch
-from .card import (
-    LORA,
-    PAPERS,
-    SEQUENCE_LEVEL_KD,
-    CardInfo,
-    Component,
-    inherited_fields,
-    language_of,
-    shape_table,
-    without_paths,
-    write_card,
+from .arguments import (
+    WeightDistillTrainingArguments,
+    check_stream,
+    check_training,
+    phase_arguments,
+    with_whole_translations,
 )
+from .calibration import Batch
+from .card import CardInfo, inherited_fields, shape_table, without_paths, write_card
+from .checks import check_lengths, check_run, check_teacher, phase_objectives
 from .config import StudentShape, WeightDistillConfig
 from .data import (
+    PlainCollator,
     check_features,
     check_tokenizer,
     fingerprint,
-    language_token,
     load_pairs,
     open_table,
     save_tokenizer,
@@ -66,32 +60,22 @@ from .data import (
     tokenize_pairs,
 )
 from .evaluation import Comparison, compare
-from .families import family_of
 from .files import write_json, write_whole_folder
 from .hub import check_repo_id, push_folder
-from .model import WeightDistillModel, check_source
-from .objectives import OBJECTIVES, build_objectives
-from .plan import WeightPlan, build_plan, check_precision, stock_student, tensors_of
+from .languages import check_languages, direction, forced_direction, warn_of_no_language
+from .methods import components, method, phases_that_trained
+from .model import WeightDistillModel
+from .plan import WeightPlan, build_plan, tensors_of
 from .recipes import nearest_recipe, recipe_config
-from .record import RUN_FILE, SCORES_FILE, RunRecord, read_settings, write_settings
-from .schedules import SCHEDULES, build_schedules
-from .sources import SOURCES, Inspection
-from .starts import random_start, refuse_growth, student_start, teacher_start
-from .teachers.logit_cache import TeacherCache, build_teacher_cache, check_top_k, target_tokens
+from .record import SCORES_FILE, RunRecord
+from .runs import check_folders, check_same_content, last_checkpoint, write_or_compare
+from .schedules import build_schedules
+from .sources import SOURCES
+from .starts import random_start, student_start, teacher_start
+from .teachers.logit_cache import TeacherCache, build_teacher_cache, check_top_k
 from .teachers.pseudo_labels import generate_pseudo_labels, inherited_generation_settings, teacher_pairs
 from .teachers.resumable import teacher_fingerprint
-from .trainer import (
-    WeightDistillTrainer,
-    WeightDistillTrainingArguments,
-    about_training,
-    check_arguments,
-    check_objectives,
-    check_stream,
-    check_training,
-    last_checkpoint,
-    refuse_in_phase_1,
-    token_batches,
-)
+from .trainer import WeightDistillTrainer, token_batches
 from .vocabulary import choose_tokens, count_tokens, load_trimmed, needs_text, save_trimmed, trim_vocabulary
 
 DatasetLike = Dataset | IterableDataset | str | os.PathLike
@@ -138,11 +122,11 @@ class WeightDistiller:
         recipe: str | None = None,
         config: WeightDistillConfig | None = None,
     ) -> None:
-        _check_teacher(teacher)
+        check_teacher(teacher)
         teacher = merge_adapters(teacher)
         if tokenizer is not None:
             check_tokenizer(tokenizer, teacher.config)
-            _warn_of_no_language(tokenizer, teacher)
+            warn_of_no_language(teacher, tokenizer)
         elif student.vocab is not None:
             raise ValueError(f"vocab={student.vocab!r} needs a tokenizer: give the teacher's to WeightDistiller")
         self.teacher, self.tokenizer = teacher.eval(), tokenizer
@@ -239,7 +223,7 @@ class WeightDistiller:
             {name: row[name] for name in FEATURES if name in row} for row in (features.take(count) if count else ())
         ]
         rows.sort(key=lambda row: len(row["input_ids"]))
-        collate = self._collator()
+        collate = self.collator
         return [collate(rows[i : i + CALIBRATION_BATCH]) for i in range(0, len(rows), CALIBRATION_BATCH)]
 
     # --- vocabulary ---
@@ -321,8 +305,8 @@ class WeightDistiller:
             raise ValueError(
                 "text pairs need a tokenizer: give one to WeightDistiller, or pass features (input_ids, labels)"
             )
-        self._check_lengths()
-        self._check_languages()
+        check_lengths(self.config, self.teacher)
+        check_languages(self.teacher, self.tokenizer)
         pairs = load_pairs(data, default_split=default_split)
         if pseudo_labels_dir is not None:
             pairs = self._pseudo_labelled(pairs, pseudo_labels_dir)
@@ -336,28 +320,6 @@ class WeightDistiller:
         )
         check_features(features, self.tokenizer.pad_token_id)
         return features
-
-    def _check_languages(self) -> None:
-        """Whether labels begin with the language that generation is made to begin with (NLLB, M2M100, mBART-50)."""
-        forced, tokenizer = self.teacher.generation_config.forced_bos_token_id, self.tokenizer
-        if getattr(tokenizer, "tgt_lang", None) is None or not isinstance(forced, int):
-            return
-        first = tokenizer(text_target="")["input_ids"][0]
-        if first != forced:
-            begins, written = tokenizer.convert_ids_to_tokens([first, forced])
-            raise ValueError(
-                f"with tgt_lang={tokenizer.tgt_lang!r} the targets begin with {begins!r}, but the teacher's generation "
-                f"settings force {written!r}: set teacher.generation_config.forced_bos_token_id and the tokenizer's "
-                "tgt_lang to one language"
-            )
-
-    def _check_lengths(self) -> None:
-        positions = getattr(self.teacher.config, "max_position_embeddings", None)
-        for name in ("max_source_length", "max_target_length"):
-            if positions is not None and getattr(self.config, name) > positions:
-                raise ValueError(
-                    f"{name}={getattr(self.config, name)}, but the teacher has {positions} positions: set at most that"
-                )
 
     def _pseudo_labelled(self, pairs: Dataset | IterableDataset, folder: Path) -> Dataset:
         config = self.config
@@ -383,10 +345,12 @@ class WeightDistiller:
         taught = teacher_pairs(labelled)
         return taught if config.pseudo_labels == "replace" else concatenate_datasets([pairs, taught])
 
-    def _collator(self) -> Callable:
+    @property
+    def collator(self) -> Callable[[list[dict[str, Any]]], Batch]:
+        """Puts features into batches, as :meth:`distill` does."""
         if self.tokenizer is not None:
             return DataCollatorForSeq2Seq(self.tokenizer)
-        return _PlainCollator(self.teacher.config.pad_token_id)
+        return PlainCollator(self.teacher.config.pad_token_id)
 
     # --- training ---
 
@@ -424,16 +388,21 @@ class WeightDistiller:
             ValueError: before anything is trained, for data, settings or folders that cannot work.
             FloatingPointError: the loss is not finite.
         """
-        run = self._run = Path(output_dir)
+        run, config = Path(output_dir), self.config
+        self._run = run
         own = {"generator_args": generator_args, "finetune_args": finetune_args}
         evaluates = eval_dataset is not None
         reads = {"evaluates": evaluates, "generates": getattr(compute_metrics, "of_translations", False)}
-        generator_args = generator_args or self._arguments(self.config.generator_args, run / "generator", **reads)
-        finetune_args = finetune_args or self._arguments(self.config.finetune_args, run / "finetune", **reads)
-        self._check_run(run, generator_args, finetune_args, resume_from_checkpoint)
-        for args in (generator_args, finetune_args):
+        phases = [
+            generator_args or phase_arguments(config.generator_args, run / "generator", **reads),
+            finetune_args or phase_arguments(config.finetune_args, run / "finetune", **reads),
+        ]
+        check_folders(run, phases, resume_from_checkpoint)
+        check_run(config, self.plan, self.teacher, *phases)
+        for args in phases:
             check_training(args, evaluates, compute_metrics, callbacks)
-        generator_args, finetune_args = map(self._generating, (generator_args, finetune_args))
+        phases = [with_whole_translations(args, self.teacher, config.max_target_length) for args in phases]
+        generator_args, finetune_args = phases
         self.comparison, self._student = None, None  # of a run before this one
         self._data, self._told, self.summary = {}, {}, {}
         self._record = RunRecord(run, generator_args.should_save)
@@ -442,54 +411,36 @@ class WeightDistiller:
         if self.shape.vocab is not None:
             with self._record.stage("vocabulary"), generator_args.main_process_first(desc="choosing the vocabulary"):
                 self._trim(train_dataset, run / "vocabulary")
-        if self.config.teacher_cache_top_k is None:
+        if config.teacher_cache_top_k is None:
             self.teacher.to(self._device)
         pseudo = None
-        if self.config.pseudo_labels != "none":
-            pseudo = Path(self.config.pseudo_labels_dir or run / "pseudo_labels")
+        if config.pseudo_labels != "none":
+            pseudo = Path(config.pseudo_labels_dir or run / "pseudo_labels")
         with self._record.stage("data"):
             evaluation = None if eval_dataset is None else self.features(eval_dataset, default_split="validation")
             with generator_args.main_process_first(desc="preparing the data"):
                 features = self.features(train_dataset, pseudo)
                 teacher = self._cached(features, run)
-            for args in (generator_args, finetune_args):
+            for args in phases:
                 check_stream(features, args)
                 token_batches(features, args)
         made_of = {"data": fingerprint(features), "teacher": teacher_fingerprint(self._given[0])}
         if generator_args.should_save:
             named = {"train": train_dataset, "eval": eval_dataset}
-            self._write_run(run, self._run_description(own, named, made_of["teacher"]))
-        self._check_same(made_of, resume_from_checkpoint)
+            write_or_compare(run, self._run_description(own, named, made_of["teacher"]))
+        if resume_from_checkpoint:
+            check_same_content(run, self._record.facts, made_of)
         if isinstance(train_dataset, str | os.PathLike):
             self._data["dataset"] = str(train_dataset)
-        phases = {"generator": generator_args.description(), "finetune": finetune_args.description()}
+        arguments = {"generator": generator_args.description(), "finetune": finetune_args.description()}
         examples = len(features) if isinstance(features, Dataset) else None
-        self._record.write(finished=False, arguments=phases, examples=examples, **made_of, **self._sizes())
+        self._record.write(finished=False, arguments=arguments, examples=examples, **made_of, **self._sizes())
         datasets = {"train_dataset": features, "eval_dataset": evaluation, "teacher": teacher}
         shared = {**datasets, "compute_metrics": compute_metrics, "callbacks": list(callbacks)}
         student = self._generate(run / GENERATED, features, generator_args, shared, resume_from_checkpoint)
         self._student = self._finetune(student, finetune_args, shared, resume_from_checkpoint)
         self._record.write(finished=True)
         return self._student
-
-    def _generating(self, args: WeightDistillTrainingArguments) -> WeightDistillTrainingArguments:
-        """Translations of evaluations end where targets do, and not at 20 tokens; what was given stays as it is."""
-        wanted = args.predict_with_generate and args.generation_max_length is None
-        if not wanted or self.teacher.generation_config.max_length is not None:
-            return args
-        args, longest = copy.copy(args), self.config.max_target_length + 1  # it counts the start token
-        args.generation_max_length = min(longest, getattr(self.teacher.config, "max_position_embeddings", longest))
-        return args
-
-    def _check_same(self, made_of: dict[str, str | None], resume: bool) -> None:
-        """Whether a run goes on with the texts and the teacher that it began with, whatever their names are."""
-        for name, kind in (("data", "other data"), ("teacher", "another teacher")):
-            found, content = self._record.facts.get(name), made_of[name]
-            if resume and found is not None and found != content:
-                raise ValueError(
-                    f"the run in {str(self._run)!r} was started with {kind}: resume it with the same, or choose "
-                    "another output_dir"
-                )
 
     def _generate(
         self,
@@ -508,7 +459,8 @@ class WeightDistiller:
             self._model = self._build_model(self._calibration_batches(features), args.seed)
         before = self._model.source.inspected()
         self._train(self._model, "generator", args, shared, resume)
-        self._record.write(learned=self._learned(before, self._model.source.inspected()))
+        groups = {c.path: c.groups for c in self.plan.generated}
+        self._record.write(learned=self._model.source.inspected().learned_since(before, groups))
         student = self._finished(self._model.materialize())
         if args.should_save:
             write_whole_folder(folder, student.save_pretrained)
@@ -518,7 +470,7 @@ class WeightDistiller:
         self, student: PreTrainedModel, args: WeightDistillTrainingArguments, shared: dict[str, Any], resume: bool
     ) -> PreTrainedModel:
         """Phase 2: the student as a plain model, with adapters, or under a source of its own."""
-        config, tensors, linear = self.config, tensors_of(student), self._linear()
+        config, tensors, linear = self.config, tensors_of(student), self.plan.linear
         for name in self.plan.constants:  # loaded computed positions ask for a gradient and never get one
             tensors[name].requires_grad_(False)
         schedules = build_schedules(config.schedules, linear)
@@ -538,10 +490,6 @@ class WeightDistiller:
         self.summary |= {schedule.name: schedule.summary(plain) for schedule in schedules}
         return self._finished(plain)
 
-    def _linear(self) -> dict[str, tuple[str, ...]]:
-        """``{path of a class: parameter names}`` of the student's attention and feed-forward matrices."""
-        return {c.path: c.student_names for c in self.plan.classes if c.weight_class.role == "linear"}
-
     def _train(
         self,
         model: torch.nn.Module,
@@ -555,14 +503,14 @@ class WeightDistiller:
             return
         AcceleratorState._reset_state()  # it holds the precision of the phase before
         kernel = self.teacher.config._attn_implementation
-        objectives = self._objectives(phase)
+        objectives = phase_objectives(self.config, phase)
         if not any("teacher" in objective.needs for objective, _ in objectives.values()):
             self.teacher.to("cpu")  # its place on a GPU is the student's
         trainer = WeightDistillTrainer(
             model,
             args=args,
             objectives=objectives,
-            data_collator=self._collator(),
+            data_collator=self.collator,
             processing_class=self.tokenizer,
             **shared,
         )
@@ -583,28 +531,6 @@ class WeightDistiller:
         shape = {name: list(pair) for name, pair in shape_table(teacher.config, plan.student_config).items()}
         return {"shape": shape, "parameters": [plan.teacher_parameters, plan.student_parameters]}
 
-    def _learned(self, before: Inspection, after: Inspection) -> dict[str, Any]:
-        """How much each teacher layer gives to each student layer, and how far the projections have moved."""
-        mixing = {
-            c.path: {
-                "groups": [list(group) for group in c.groups],
-                "start": _mixed(before.mixing[c.path], c.groups),
-                "end": _mixed(after.mixing[c.path], c.groups),
-            }
-            for c in self.plan.generated
-            if c.path in after.mixing
-        }
-        return {"mixing": mixing, "moved": {name: _moved(before, after, name) for name in after.projections}}
-
-    def _objectives(self, phase: str) -> dict:
-        config = self.config
-        weights = config.generator_objectives if phase == "generator" else config.finetune_objectives
-        return build_objectives(weights, **self._objective_options())
-
-    def _objective_options(self) -> dict[str, Any]:
-        config = self.config
-        return {"label_smoothing": config.label_smoothing, "temperature": config.temperature} | config.objective_options
-
     def _cached(self, features: Dataset | IterableDataset, run: Path) -> PreTrainedModel | TeacherCache:
         """Who teaches: the teacher, or its cache where the configuration wants one."""
         config = self.config
@@ -616,115 +542,12 @@ class WeightDistiller:
                 features,
                 config.teacher_cache_dir or run / "teacher_cache",
                 tokenizer=self.tokenizer,
-                data_collator=self._collator(),
+                data_collator=self.collator,
                 top_k=config.teacher_cache_top_k,
-                temperature=self._objective_options()["temperature"],
+                temperature=config.all_objective_options["temperature"],
                 batch_size=config.teacher_batch_size,
                 device=self._device,
             )
-
-    def _check_cache(self, phases: dict[str, WeightDistillTrainingArguments]) -> None:
-        """Whether the phases that train can learn from a cache, and one of them does."""
-        if self.config.teacher_cache_top_k is None:
-            return
-        check_top_k(self.config.teacher_cache_top_k, target_tokens(self.teacher))
-        used = [o for phase, args in phases.items() if args.max_steps != 0 for o, _ in self._objectives(phase).values()]
-        for objective in used:
-            objective.check_cache(self._objective_options()["temperature"])
-        if not any("teacher" in objective.needs for objective in used):
-            raise ValueError(
-                f"teacher_cache_top_k={self.config.teacher_cache_top_k}, but no objective of a phase that trains asks "
-                "for the teacher: leave it out, or use kl in generator_objectives or finetune_objectives"
-            )
-
-    def _arguments(
-        self, values: dict[str, Any], folder: Path, *, evaluates: bool, generates: bool
-    ) -> WeightDistillTrainingArguments:
-        check_arguments(f"{folder.name}_args", values)
-        defaults = {"save_strategy": "steps", "save_total_limit": 2, "report_to": "none"}
-        defaults |= {"eval_strategy": "steps" if evaluates else "no", "predict_with_generate": generates}
-        if "logging_steps" not in values:  # which is also how often is evaluated
-            defaults["logging_steps"] = 0.02  # 50 times, however short training is
-            if evaluates:
-                best = values.get("load_best_model_at_end")  # is one of those that are saved
-                defaults["eval_steps"] = values.get("save_steps", 500) if best else 250
-        return WeightDistillTrainingArguments(**defaults | values | {"output_dir": str(folder)})
-
-    def _check_run(
-        self,
-        run: Path,
-        generator_args: WeightDistillTrainingArguments,
-        finetune_args: WeightDistillTrainingArguments,
-        resume: bool,
-    ) -> None:
-        if run.exists() and any(run.iterdir()) and not resume and generator_args.process_index == 0:
-            raise ValueError(
-                f"the folder {str(run)!r} exists and is not empty: choose another output_dir, delete it, or go on with "
-                "the run in it by resume_from_checkpoint=True"
-            )
-        config = self.config
-        self._check_generation()
-        check_source(config.source, config.source_options, config.start == "teacher")
-        if config.start == "teacher":
-            refuse_growth(self.plan)
-        if config.finetune_source is not None:
-            if config.finetune_source in SOURCES and SOURCES[config.finetune_source].from_teacher:
-                raise ValueError(
-                    f"finetune_source={config.finetune_source!r} makes weights from the teacher's and cannot go on "
-                    "from those of phase 1: use it as source"
-                )
-            check_source(config.finetune_source, config.finetune_source_options, False)
-        self._check_phase("generator", generator_args, config.source)
-        self._check_phase("finetune", finetune_args, config.finetune_source)
-        _check_phase_folders([args for args in (generator_args, finetune_args) if args.max_steps != 0], resume)
-        self._check_cache({"generator": generator_args, "finetune": finetune_args})
-        for name in ("schedules", "finetune_source", "finetune_lora"):
-            if getattr(config, name) and finetune_args.max_steps == 0:
-                raise ValueError(
-                    f"{name}={getattr(config, name)!r} acts in phase 2, which finetune_args skips by max_steps=0: give "
-                    "it updates, or leave it out"
-                )
-        if config.schedules:
-            self._check_schedules(finetune_args)
-        if config.finetune_lora:
-            self._check_lora()
-
-    def _check_phase(self, phase: str, args: WeightDistillTrainingArguments, source: str | None) -> None:
-        """Whether the objectives of a phase can be had there, and its arguments go with its weight source."""
-        objectives = self._objectives(phase)
-        check_objectives(objectives, True, source is not None)
-        if args.max_steps == 0:
-            return
-        for objective, _ in objectives.values():
-            objective.check_plan(self.plan, source)
-        if source is not None:
-            refuse_in_phase_1(args)
-
-    def _check_schedules(self, args: WeightDistillTrainingArguments) -> None:
-        build_schedules(self.config.schedules, {})
-        if self.config.finetune_source is not None:
-            raise ValueError("schedules change the weights of a plain student: use them without finetune_source")
-        if args.fsdp or args.deepspeed:
-            raise ValueError("schedules change whole weights, which FSDP and DeepSpeed cut up: use DDP")
-
-    def _check_generation(self) -> None:
-        """Whether the teacher's generation settings, which the student inherits, can be saved."""
-        try:
-            copy.deepcopy(self.teacher.generation_config).validate(strict=True)
-        except ValueError as error:
-            reasons = " ".join(line.removeprefix("- ") for line in str(error).splitlines() if line.startswith("- "))
-            raise ValueError(
-                f"the teacher's generation settings could not be saved with the student: {reasons} Change "
-                "teacher.generation_config, or the generation_config.json of its folder"
-            ) from error
-
-    def _check_lora(self) -> None:
-        """Whether the student takes these adapters, tried on one without weights."""
-        other = "finetune_source" if self.config.finetune_source is not None else "schedules"
-        if self.config.finetune_source is not None or self.config.schedules:
-            raise ValueError(f"finetune_lora trains a plain student with adapters: use it without {other}")
-        shell = stock_student(self.teacher, self.plan.student_config, device="meta")
-        check_lora(shell, sum(self._linear().values(), ()), self.config.finetune_lora)
 
     def _run_description(
         self, own: dict[str, WeightDistillTrainingArguments | None], data: dict[str, DatasetLike | None], teacher: str
@@ -733,7 +556,7 @@ class WeightDistiller:
         description = self.description()
         description["config"] |= {name: args.settings() for name, args in own.items() if args is not None}
         named = {name: str(given) for name, given in data.items() if isinstance(given, str | os.PathLike)}
-        known = {"teacher_identity": self.teacher_identity(teacher)} | _forced_direction(*self._given)
+        known = {"teacher_identity": self.teacher_identity(teacher)} | forced_direction(*self._given)
         return json.loads(json.dumps(description | named | known))  # without tuples
 
     def teacher_identity(self, fingerprint: str | None = None) -> str:
@@ -745,22 +568,6 @@ class WeightDistiller:
         teacher = self._given[0]
         settings = json.dumps(inherited_generation_settings(teacher), sort_keys=True)
         return hashlib.sha256(f"{fingerprint or teacher_fingerprint(teacher)} {settings}".encode()).hexdigest()
-
-    def _write_run(self, run: Path, description: dict[str, Any]) -> None:
-        """Writes what repeats this run, or on resuming compares it with what stands there."""
-        if (run / RUN_FILE).exists():
-            found = _compared(read_settings(run / RUN_FILE))
-            now = _compared(description)
-            if now["teacher_revision"] is None:  # a folder or an adapter: the command line noted what it was given
-                now["teacher_revision"] = found.get("teacher_revision")
-            changed = [f"{k}: {found.get(k)!r} -> {v!r}" for k, v in now.items() if found.get(k) != v]
-            if changed:
-                raise ValueError(
-                    f"the run in {str(run)!r} was started with other settings ({'; '.join(changed)}): resume it with "
-                    f"the settings of its {RUN_FILE}, or choose another output_dir"
-                )
-            return
-        write_settings(run / RUN_FILE, description)
 
     def description(self) -> dict[str, Any]:
         """Teacher, shape and configuration as plain values; what a run's YAML file holds."""
@@ -885,7 +692,8 @@ class WeightDistiller:
     def _card(self, **fields: Any) -> CardInfo:
         """What is known, what the teacher's own card says, and over both what the user gives."""
         teacher = self.teacher.name_or_path or f"a {self.plan.family.name} model in memory"  # no repository's name
-        phases, config = self._trained_phases(), self.config
+        config = self.config
+        phases = phases_that_trained(self._record.facts.get("arguments", {}), self._student is not None)
         known = {
             "teacher_name": teacher,
             "teacher_revision": getattr(self.teacher.config, "_commit_hash", None),
@@ -893,8 +701,8 @@ class WeightDistiller:
             "recipe": self.recipe,
             "training": self._training(teacher),
             "trained": bool(phases),
-            "method": self._method(phases),
-            "components": self._components(phases),
+            "method": method(config, phases),
+            "components": components(config, phases),
             "comparison": self.comparison,
             "max_lengths": (config.max_source_length, config.max_target_length) if phases else None,
             "example": config.prefix + CardInfo.example,
@@ -904,7 +712,7 @@ class WeightDistiller:
         if adapter is not None:
             inherited = inherited_fields(adapter.base) | inherited
             known |= {"teacher_adapter": adapter.kind, "teacher_bases": (adapter.base,) if adapter.base else ()}
-        known |= _direction(self.tokenizer)
+        known |= direction(self.tokenizer)
         if self.teacher.generation_config.forced_bos_token_id is None:
             known.pop("tgt_lang", None)  # the student writes in it where generation is made to
         given = {name: value for name, value in fields.items() if value not in (None, ())}
@@ -920,162 +728,18 @@ class WeightDistiller:
             description["config"].pop(folder)
         for phase, arguments in facts.get("arguments", {}).items():
             description["config"][f"{phase}_args"] = arguments
-        seconds: dict[str, float] = {}
-        for entry in facts.get("stages", ()):  # several of a kind after an interruption
-            seconds[entry["stage"]] = round(seconds.get(entry["stage"], 0) + entry["seconds"], 1)
-        found = {"training_examples": facts.get("examples"), "seconds": seconds, "result": self.summary}
+        found = {
+            "training_examples": facts.get("examples"),
+            "seconds": self._record.seconds(),
+            "result": self.summary,
+        }
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        known = description | versions | {name: value for name, value in found.items() if value}
-        return without_paths(known)
-
-    def _trained_phases(self) -> tuple[str, ...]:
-        """The phases that trained :attr:`student`, as the run noted them; phase 2 counts when it is over."""
-        noted = self._record.facts.get("arguments", {})
-        ran = (phase for phase, arguments in noted.items() if arguments.get("max_steps") != 0)
-        return tuple(phase for phase in ran if phase == "generator" or self._student is not None)
-
-    def _method(self, phases: tuple[str, ...]) -> str:
-        """How the student's weights came about, for the card."""
-        config = self.config
-        start = "drawn at random" if config.start == "random" else "computed from the teacher's (closed form)"
-        how = "as a plain model"
-        if config.finetune_source is not None:
-            how = f"under the weight source `{config.finetune_source}`"
-        elif config.finetune_lora:
-            how = "by adapters, which were merged into it"
-        generated = "`generator` makes the student's weights from the teacher's"
-        return {
-            (): f": the student's weights were {start}, and not trained",
-            ("finetune",): f": the student's weights were {start}, then trained {how}",
-            ("generator",): f" in one phase: {generated}",
-        }.get(phases, f" in two phases: {generated}, `finetune` trains the student on {how}")
-
-    def _components(self, phases: tuple[str, ...]) -> tuple[Component, ...]:
-        """The published methods that these phases used, for the card."""
-        config, used = self.config, []
-        if "generator" in phases:
-            used += [SOURCES[config.source], *(OBJECTIVES[name] for name in config.generator_objectives)]
-        if "finetune" in phases:
-            used += [SCHEDULES[name] for name in config.schedules]
-            used += [SOURCES[config.finetune_source]] if config.finetune_source else []
-            used += [OBJECTIVES[name] for name in config.finetune_objectives]
-        labelled = config.pseudo_labels != "none" and bool(phases)
-        papers = [SEQUENCE_LEVEL_KD.paper_url] * labelled + [part.paper for part in used]
-        papers += [LORA.paper_url] * (bool(config.finetune_lora) and "finetune" in phases)
-        return tuple(PAPERS[paper] for paper in dict.fromkeys(papers) if paper in PAPERS)
-
-
-# --- checks and small helpers ---------------------------------------------------------------------------------------
-
-
-def _check_phase_folders(phases: list[WeightDistillTrainingArguments], resume: bool) -> None:
-    """Whether each phase can tell its checkpoints from those of the other, and of other runs."""
-    folders = [os.path.abspath(args.output_dir) for args in phases]
-    if len(set(folders)) < len(folders):
-        raise ValueError(
-            f"both phases have output_dir={folders[0]!r}, where neither could tell its checkpoints from the other's: "
-            "give each a folder of its own"
-        )
-    for args in phases:
-        found = None if resume else last_checkpoint(args.output_dir)
-        if found is not None and args.process_index == 0:
-            raise ValueError(
-                f"{found!r} is of another run, and resuming would take it for one of this run: give the phase another "
-                "output_dir, or delete that one"
-            )
-
-
-_NOT_COMPARED = ("recipe", "train", "eval", "teacher_identity")
-
-
-def _compared(description: dict[str, Any]) -> dict[str, Any]:
-    """What has to be the same for a run to go on: when it logs and saves may change."""
-    config = {name: value for name, value in description.get("config", {}).items() if name != "teacher_batch_size"}
-    phases = {name: about_training(config[name]) for name in ("generator_args", "finetune_args") if config.get(name)}
-    # The recipe is in its settings; of data and teacher the record has the contents.
-    found = {name: value for name, value in description.items() if name not in _NOT_COMPARED}
-    return found | {"config": config | phases}
+        return without_paths(description | versions | {name: value for name, value in found.items() if value})
 
 
 def _columns(data: Dataset | IterableDataset) -> set[str]:
     """Names of the columns; a stream that was mapped tells them only in its rows."""
     return set(data.column_names or next(iter(data), {}))
-
-
-class _PlainCollator:
-    """Pads features where there is no tokenizer."""
-
-    def __init__(self, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
-
-    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        def pad(name: str, value: int) -> torch.Tensor:
-            lists = [torch.as_tensor(row[name]) for row in rows]
-            return torch.nn.utils.rnn.pad_sequence(lists, batch_first=True, padding_value=value)
-
-        for row in rows:
-            row.setdefault("attention_mask", [1] * len(row["input_ids"]))
-        return {
-            "input_ids": pad("input_ids", self.pad_token_id),
-            "attention_mask": pad("attention_mask", 0),
-            "labels": pad("labels", -100),
-        }
-
-
-def _check_teacher(teacher: PreTrainedModel) -> None:
-    if not isinstance(teacher, PreTrainedModel) and not is_adapted(teacher):
-        raise ValueError(f"the teacher is a {type(teacher).__name__}: expected a transformers PreTrainedModel")
-    family_of(teacher.config)
-    if not teacher.can_generate():
-        raise ValueError(
-            f"the teacher is a {type(teacher).__name__}, which has no output layer for text: load it with "
-            "AutoModelForSeq2SeqLM"
-        )
-    check_precision(teacher)
-
-
-def _warn_of_no_language(tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedModel) -> None:
-    """NLLB and its like write in the language whose token is forced, or that they start from."""
-    settings, target = teacher.generation_config, getattr(tokenizer, "tgt_lang", None)
-    plain = (None, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
-    if target is not None and settings.forced_bos_token_id is None and settings.decoder_start_token_id in plain:
-        warnings.warn(
-            f"the tokenizer has tgt_lang={target!r}, but the teacher's generation settings force no first token, so "
-            "that it chooses one itself: set teacher.generation_config.forced_bos_token_id to the token of yours",
-            stacklevel=3,
-        )
-
-
-def _language_codes(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str]:
-    """Of a tokenizer that was set to both languages (NLLB, M2M100, mBART); nothing of another."""
-    codes = {name: getattr(tokenizer, name, None) for name in ("src_lang", "tgt_lang")}
-    return {} if None in codes.values() else codes
-
-
-def _direction(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
-    """From which language into which, for the card."""
-    codes = _language_codes(tokenizer)
-    return codes | ({"languages": tuple(dict.fromkeys(map(language_of, codes.values())))} if codes else {})
-
-
-def _forced_direction(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str]:
-    """The languages that ``--src_lang`` and ``--tgt_lang`` would set tokenizer and teacher to, if they are so."""
-    codes, settings = _language_codes(tokenizer), teacher.generation_config
-    token = language_token(tokenizer, codes["tgt_lang"]) if codes else None
-    forced = settings.forced_bos_token_id, settings.decoder_start_token_id  # mBART-25 starts from it
-    return codes if token is not None and token in forced else {}
-
-
-def _mixed(mix_SG: torch.Tensor, groups: tuple[tuple[int, ...], ...]) -> list[list[float]]:
-    """Without what only fills up groups of unequal length."""
-    rows = mix_SG.tolist()
-    return [[round(value, 4) for value in row[: len(group)]] for row, group in zip(rows, groups, strict=True)]
-
-
-def _moved(before: Inspection, after: Inspection, name: str) -> float:
-    """Length of the way of a projection, relative to its norm at the start."""
-    start, end = before.projections[name], after.projections[name]
-    return ((end - start).norm() / start.norm()).item()
 
 
 def _check_export(student: PreTrainedModel, folder: Path) -> None:

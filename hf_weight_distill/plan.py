@@ -111,6 +111,11 @@ class WeightPlan:
         """Classes that are free parameters: norms outside the layers."""
         return tuple(c for c in self.classes if not c.generated)
 
+    @property
+    def linear(self) -> dict[str, tuple[str, ...]]:
+        """``{path of a class: parameter names}`` of the student's attention and feed-forward matrices."""
+        return {c.path: c.student_names for c in self.classes if c.weight_class.role == "linear"}
+
     def __str__(self) -> str:
         return _describe(self)
 

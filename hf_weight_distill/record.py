@@ -93,6 +93,13 @@ class RunRecord:
         if self.writes and self.file is not None and self.file.parent.is_dir():
             write_json(self.file, self.facts)
 
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage; several of a kind, after an interruption, together."""
+        seconds: dict[str, float] = {}
+        for entry in self.facts.get("stages", ()):
+            seconds[entry["stage"]] = round(seconds.get(entry["stage"], 0) + entry["seconds"], 1)
+        return seconds
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Notes the wall-clock seconds of a stage, also of one that is interrupted; a stage inside counts apart."""

@@ -8,7 +8,7 @@ from models import tiny_teacher
 from training import arguments, random_features
 
 from hf_weight_distill import StudentShape, build_plan
-from hf_weight_distill.distiller import _PlainCollator
+from hf_weight_distill.data import PlainCollator
 from hf_weight_distill.model import WeightDistillModel
 from hf_weight_distill.objectives import build_objectives
 from hf_weight_distill.starts import teacher_start
@@ -35,7 +35,7 @@ def train(phase, folder, **options):
         objectives=build_objectives({"cross_entropy": 1.0, "kl": 0.5, **extra}, label_smoothing=0.1),
         teacher=teacher,
         train_dataset=random_features(16),
-        data_collator=_PlainCollator(39),
+        data_collator=PlainCollator(39),
     )
     trainer.train()
     return (model if phase == "finetune" else model.materialize()).state_dict(), trainer

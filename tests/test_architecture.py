@@ -16,11 +16,15 @@ ORDER = [
     "calibration",
     "starts",
     "model",
+    "arguments",
     "trainer",
+    "checks",
+    "runs",
+    "methods",
     "distiller",
     "cli",
 ]  # each may import those before
-LEAVES = {"config", "card", "report", "corpus", "progress", "record"}
+LEAVES = {"config", "card", "report", "corpus", "progress", "record", "languages"}
 SEAMS = {"sources", "objectives", "schedules", "teachers"}
 
 

@@ -43,8 +43,8 @@ from hf_weight_distill.cli.main import EPILOG, underscored
 from hf_weight_distill.cli.values import field_docs
 from hf_weight_distill.config import Tokenizer
 from hf_weight_distill.corpus import built_in_corpus
-from hf_weight_distill.distiller import _forced_direction
 from hf_weight_distill.evaluation import METRICS
+from hf_weight_distill.languages import forced_direction
 from hf_weight_distill.objectives import OBJECTIVES
 from hf_weight_distill.schedules import SCHEDULES
 from hf_weight_distill.sources import SOURCES
@@ -736,10 +736,10 @@ def multilingual(folder, tmp_path):
 
 def test_languages_are_set_on_tokenizer_and_generation(folder, multilingual):
     model = AutoModelForSeq2SeqLM.from_pretrained(folder / "teacher")
-    assert _forced_direction(model, multilingual) == {}
+    assert forced_direction(model, multilingual) == {}
     loading.set_languages(multilingual, model, "de", "fr")
     assert (multilingual.src_lang, multilingual.tgt_lang) == ("de", "fr")
-    assert _forced_direction(model, multilingual) == {"src_lang": "de", "tgt_lang": "fr"}, "what repeats it"
+    assert forced_direction(model, multilingual) == {"src_lang": "de", "tgt_lang": "fr"}, "what repeats it"
     first = multilingual("Hund")["input_ids"][0]
     assert first == multilingual.convert_tokens_to_ids("__de__")
     assert model.generation_config.forced_bos_token_id == multilingual.convert_tokens_to_ids("__fr__")

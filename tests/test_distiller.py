@@ -30,11 +30,12 @@ from transformers import (
 
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller
 from hf_weight_distill import distiller as module
+from hf_weight_distill.arguments import check_training, phase_arguments
 from hf_weight_distill.corpus import built_in_corpus
 from hf_weight_distill.evaluation import make_compute_metrics
 from hf_weight_distill.plan import tensors_of
+from hf_weight_distill.runs import last_checkpoint
 from hf_weight_distill.sources import Inspection
-from hf_weight_distill.trainer import check_training, last_checkpoint
 
 SHAPE = StudentShape(decoder_layers=1)
 FAST = {"max_steps": 3, "learning_rate": 1e-2, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
@@ -315,7 +316,7 @@ def test_what_is_trained_is_logged_however_short_it_is(marian, tmp_path):
         ({"load_best_model_at_end": True}, (0.02, 500, 500)),  # every evaluation has its checkpoint
         ({"load_best_model_at_end": True, "save_steps": 100}, (0.02, 100, 100)),
     ):
-        given = distiller._arguments({"max_steps": 2000, **own}, tmp_path, evaluates=True, generates=False)
+        given = phase_arguments({"max_steps": 2000, **own}, tmp_path, evaluates=True, generates=False)
         assert (given.logging_steps, given.eval_steps, given.save_steps) == steps
 
 
@@ -968,4 +969,4 @@ def test_the_search_of_the_configuration_makes_the_pseudo_labels(tmp_path, monke
 
 def test_the_way_of_a_projection_is_relative_to_its_start():
     before, after = (Inspection(projections={"a": factor * torch.ones(2, 2)}) for factor in (1.0, 3.0))
-    assert module._moved(before, after, "a") == pytest.approx(2.0)
+    assert after.learned_since(before, {})["moved"] == {"a": pytest.approx(2.0)}

@@ -28,7 +28,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from hf_weight_distill import RECIPES, WeightDistiller, evaluation
+from hf_weight_distill import RECIPES, distiller, evaluation
 from hf_weight_distill import data as data_module
 from hf_weight_distill.cli import main
 from hf_weight_distill.cli.main import build_parser, underscored
@@ -57,12 +57,12 @@ def shrunk(monkeypatch):
     monkeypatch.setattr(evaluation, "REPEATS", 1)
     monkeypatch.setattr(evaluation, "WARMUP", 0)
     fast = {"use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "max_steps": 2}
-    real = WeightDistiller._arguments
+    real = distiller.phase_arguments
 
-    def arguments(self, values, *others, **reads):
-        return real(self, values | (fast if values.get("max_steps") else {}), *others, **reads)
+    def arguments(values, *others, **reads):
+        return real(values | (fast if values.get("max_steps") else {}), *others, **reads)
 
-    monkeypatch.setattr(WeightDistiller, "_arguments", arguments)
+    monkeypatch.setattr(distiller, "phase_arguments", arguments)
 
 
 def _marian(folder, **sizes):

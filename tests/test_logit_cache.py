@@ -26,8 +26,7 @@ from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, Weight
 from hf_weight_distill import data as data_module
 from hf_weight_distill.cli import main
 from hf_weight_distill.corpus import built_in_corpus
-from hf_weight_distill.data import tokenize_pairs
-from hf_weight_distill.distiller import _PlainCollator
+from hf_weight_distill.data import PlainCollator, tokenize_pairs
 from hf_weight_distill.model import WeightDistillModel
 from hf_weight_distill.objectives import KLDivergence, build_objectives
 from hf_weight_distill.starts import teacher_start
@@ -37,7 +36,7 @@ from hf_weight_distill.top_k import TopKDistribution, lump
 from hf_weight_distill.trainer import WeightDistillTrainer
 
 VOCAB = 40
-COLLATE = _PlainCollator(VOCAB - 1)
+COLLATE = PlainCollator(VOCAB - 1)
 OPTIONS = {"data_collator": COLLATE, "batch_size": 3, "shard_size": 4, "progress": False}
 
 
@@ -132,7 +131,7 @@ def test_every_label_token_has_the_teachers_distribution(family, temperature, tm
     teacher, rows = tiny_teacher(family), random_features(10).to_list()
     rows[4]["labels"][1] = -100
     features = datasets.Dataset.from_list(rows)
-    collate = _PlainCollator(teacher.config.pad_token_id)
+    collate = PlainCollator(teacher.config.pad_token_id)
     teacher.train()  # with dropout, if it were left on
     teacher.config.dropout = 0.5
     cache = build(teacher, features, tmp_path, data_collator=collate, temperature=temperature)
@@ -162,7 +161,7 @@ def test_targets_may_have_a_larger_vocabulary_than_sources(tmp_path):
     teacher = MarianMTModel(MarianConfig(**BART_LIKE | separate | {"encoder_layers": 1, "decoder_layers": 1})).eval()
     teacher.final_logits_bias[0, 65_600:] = 20
     row = {"input_ids": [3, 4, 5, 0], "attention_mask": [1] * 4, "labels": [65_990, 65_991, 7, 0]}
-    features, collate = datasets.Dataset.from_list([row] * 2), _PlainCollator(teacher.config.pad_token_id)
+    features, collate = datasets.Dataset.from_list([row] * 2), PlainCollator(teacher.config.pad_token_id)
     cache = build(teacher, features, tmp_path, data_collator=collate, top_k=50)
     batch = cache.collator(collate)(cache.attach(features).to_list())
     found = cache.distribution(batch.pop("teacher"))
@@ -516,6 +515,6 @@ def test_a_cache_knows_where_rows_end(tmp_path):
     teacher = tiny_teacher("marian")
     one = datasets.Dataset.from_list([{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8], "labels": [8]}])
     two = datasets.Dataset.from_list([{"input_ids": [5, 6], "labels": [5, 6]}, {"input_ids": [7, 8], "labels": [7, 8]}])
-    cache = build_teacher_cache(teacher, one, tmp_path, data_collator=_PlainCollator(39), top_k=4, progress=False)
+    cache = build_teacher_cache(teacher, one, tmp_path, data_collator=PlainCollator(39), top_k=4, progress=False)
     with pytest.raises(ValueError, match="source and target differ"):
         cache.attach(two)

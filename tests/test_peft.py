@@ -482,12 +482,12 @@ def test_the_documentation_runs(base, adapter, tmp_path, monkeypatch):
         program, *argv = shlex.split(re.sub(r"max_steps=\d+", fast, command).replace("\\\n", " "))
         code, _, err = call(*argv)
         assert program == "hf-weight-distill" and code == 0, err[-2000:]
-    real = WeightDistiller._arguments
+    real = module.phase_arguments
     shrunk = {"max_steps": 2, "use_cpu": True, "disable_tqdm": True}
 
-    def arguments(self, values, *more, **reads):
-        return real(self, values | shrunk, *more, **reads)
+    def arguments(values, *more, **reads):
+        return real(values | shrunk, *more, **reads)
 
-    monkeypatch.setattr(WeightDistiller, "_arguments", arguments)
+    monkeypatch.setattr(module, "phase_arguments", arguments)
     exec("\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.S)), {})
     assert load_file(tmp_path / "student" / "model.safetensors")

@@ -7,7 +7,7 @@ from training import arguments, random_features
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from hf_weight_distill import StudentShape, WeightDistillTrainer, build_plan
-from hf_weight_distill.distiller import _PlainCollator
+from hf_weight_distill.data import PlainCollator
 from hf_weight_distill.model import WeightDistillModel
 from hf_weight_distill.objectives import TensorConstraint, build_objectives
 from hf_weight_distill.starts import teacher_start
@@ -26,7 +26,7 @@ def mpo_model(shape=None, layers="last", source="mpo", unit_sites=1):
 def trainer(model, folder, weights, **options):
     pad = model.config.pad_token_id
     objectives = build_objectives(weights)
-    data = {"train_dataset": random_features(), "data_collator": _PlainCollator(pad)}
+    data = {"train_dataset": random_features(), "data_collator": PlainCollator(pad)}
     return WeightDistillTrainer(model, args=arguments(folder, **options), objectives=objectives, **data)
 
 

@@ -16,11 +16,13 @@ from models import random_batch, tiny_teacher
 from training import arguments, random_features
 
 from hf_weight_distill import StudentShape, WeightDistillTrainingArguments, build_plan
-from hf_weight_distill.distiller import _PlainCollator
+from hf_weight_distill.arguments import refuse_in_phase_1
+from hf_weight_distill.data import PlainCollator
 from hf_weight_distill.model import WeightDistillModel
 from hf_weight_distill.objectives import OBJECTIVES, Objective, build_objectives
+from hf_weight_distill.runs import last_checkpoint
 from hf_weight_distill.starts import teacher_start
-from hf_weight_distill.trainer import WeightDistillTrainer, last_checkpoint, refuse_in_phase_1
+from hf_weight_distill.trainer import WeightDistillTrainer
 
 HERE = Path(__file__).parent
 
@@ -39,7 +41,7 @@ def trainer_of(model, teacher, args, objectives=None, **options):
         objectives=build_objectives(objectives or {"cross_entropy": 1.0}),
         teacher=teacher,
         train_dataset=options.pop("train_dataset", random_features()),
-        data_collator=_PlainCollator(teacher.config.pad_token_id),
+        data_collator=PlainCollator(teacher.config.pad_token_id),
         **options,
     )
 
@@ -115,7 +117,7 @@ def test_eval_loss_is_the_plain_cross_entropy_whatever_is_trained(phase, tmp_pat
     trainer = trainer_of(model, teacher, args, {"kl": 1.0}, eval_dataset=random_features(8, seed=3))
     found = trainer.evaluate()["eval_loss"]
     student = model.materialize() if phase == "generator" else model
-    batch = _PlainCollator(39)(list(random_features(8, seed=3)))
+    batch = PlainCollator(39)(list(random_features(8, seed=3)))
     assert found == pytest.approx(student.eval()(**batch).loss.item(), rel=1e-5)
 
 
@@ -133,7 +135,7 @@ def test_predict_with_generate_decodes_the_student(phase, tmp_path):
     )
     metrics = trainer.evaluate()
     student = model.materialize() if phase == "generator" else model
-    batch = _PlainCollator(39)(list(random_features(4)))
+    batch = PlainCollator(39)(list(random_features(4)))
     expected = student.eval().generate(batch["input_ids"], attention_mask=batch["attention_mask"], max_length=7)
     assert metrics["eval_n"] == 1
     width = expected.shape[1]
@@ -162,7 +164,7 @@ def test_an_objective_of_attentions_is_given_them(phase, family, tmp_path, monke
     objectives = {"cross_entropy": 1.0, "cross_attention": 1.0}
     trainer = trainer_of(model, teacher, args, objectives, train_dataset=random_features(4))
     trainer.train()
-    batch = _PlainCollator(teacher.config.pad_token_id)(list(random_features(4)))
+    batch = PlainCollator(teacher.config.pad_token_id)(list(random_features(4)))
     student.set_attn_implementation("eager")
     both = (student, teacher)
     ours, theirs = (part(**batch, output_attentions=True, use_cache=False).cross_attentions[-1] for part in both)
@@ -368,7 +370,7 @@ def test_each_log_has_the_objectives_of_its_own_steps(tmp_path):
             teacher=teacher,
             train_dataset=random_features(8),
             args=arguments(tmp_path / str(every), max_steps=4, logging_steps=every),
-            data_collator=_PlainCollator(teacher.config.pad_token_id),
+            data_collator=PlainCollator(teacher.config.pad_token_id),
         )
         trainer.train()
         rows[every] = [row["kl"] for row in trainer.state.log_history if "kl" in row]
@@ -393,7 +395,7 @@ def _kl(teacher, tmp_path):
         teacher=teacher,
         train_dataset=random_features(8),
         args=arguments(tmp_path, max_steps=1),
-        data_collator=_PlainCollator(teacher.config.pad_token_id),
+        data_collator=PlainCollator(teacher.config.pad_token_id),
     )
     trainer.train()
     after = student.model.shared.weight[student.config.pad_token_id].detach()

@@ -21,8 +21,8 @@ from .values import add_fields
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..arguments import WeightDistillTrainingArguments
     from ..distiller import WeightDistiller
-    from ..trainer import WeightDistillTrainingArguments
 
 BARS_FROM = 50_000  # pairs; below, a progress bar of the data is gone before it is read
 
@@ -136,7 +136,8 @@ def _check_evaluation(job: Job) -> None:
 
 def _check_settings(distiller: "WeightDistiller", run: Path, evaluates: bool) -> "WeightDistillTrainingArguments":
     """What ``distill`` would refuse, and wrong training arguments; the first phase's arguments are returned."""
-    from ..trainer import check_arguments, check_training
+    from ..arguments import check_arguments, check_training, phase_arguments
+    from ..checks import check_lengths, check_run
 
     config = distiller.config
     phases = []
@@ -144,10 +145,10 @@ def _check_settings(distiller: "WeightDistiller", run: Path, evaluates: bool) ->
         check_arguments(name, getattr(config, name))
         with users_own(name):
             folder = run / name.removesuffix("_args")
-            phases.append(distiller._arguments(getattr(config, name), folder, evaluates=evaluates, generates=False))
+            phases.append(phase_arguments(getattr(config, name), folder, evaluates=evaluates, generates=False))
             check_training(phases[-1], evaluates, compute_metrics=None)
-    distiller._check_lengths()
-    distiller._check_run(run, *phases, resume=True)  # folders are looked at in _check_folders
+    check_lengths(config, distiller.teacher)
+    check_run(config, distiller.plan, distiller.teacher, *phases)
     return phases[0]
 
 

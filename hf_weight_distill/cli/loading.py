@@ -123,7 +123,7 @@ def set_languages(
     Raises:
         ValueError: the tokenizer knows no languages, or not this one.
     """
-    from ..data import language_token
+    from ..languages import language_token
 
     for name, code in (("src_lang", src_lang), ("tgt_lang", tgt_lang)):
         if code is None:

@@ -85,6 +85,35 @@ class Inspection:
     mixing: dict[str, Tensor] = field(default_factory=dict)
     projections: dict[str, Tensor] = field(default_factory=dict)
 
+    def learned_since(self, before: "Inspection", groups: dict[str, tuple[tuple[int, ...], ...]]) -> dict[str, Any]:
+        """What came of training, as plain values.
+
+        Args:
+            before: the source at the start.
+            groups: ``{path: teacher layers that feed each student layer}``.
+
+        Returns:
+            ``mixing``: for each class how much each teacher layer gives, at the start and now. ``moved``: the length of
+            each projection's way, relative to its norm at the start.
+        """
+        mixing = {
+            path: {
+                "groups": [list(group) for group in groups[path]],
+                "start": _rows(before.mixing[path], groups[path]),
+                "end": _rows(mix_SG, groups[path]),
+            }
+            for path, mix_SG in self.mixing.items()
+        }
+        ways = {name: (end - before.projections[name]).norm() for name, end in self.projections.items()}
+        return {"mixing": mixing, "moved": {k: (way / before.projections[k].norm()).item() for k, way in ways.items()}}
+
+
+def _rows(mix_SG: Tensor, groups: tuple[tuple[int, ...], ...]) -> list[list[float]]:
+    """Without what only fills up groups of unequal length."""
+    return [
+        [round(value, 4) for value in row[: len(group)]] for row, group in zip(mix_SG.tolist(), groups, strict=True)
+    ]
+
 
 def contract(
     teacher: Tensor, mix: Tensor | None = None, out: Tensor | None = None, inner: Tensor | None = None
