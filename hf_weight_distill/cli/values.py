@@ -106,12 +106,16 @@ _SPELLINGS: dict[Any, _Spelling] = {
 _SPELLINGS |= {kind | None: _SPELLINGS[kind] for kind in (int, float, str)}
 
 
+def _spelling(kind: Any) -> _Spelling:
+    return _SPELLINGS[str if typing.get_origin(kind) is typing.Literal else kind]
+
+
 def read_flag(name: str, given: Any, kind: Any) -> Any:
     optional = type(None) in typing.get_args(kind)
     if optional and given in ("none", ["none"], "None", ["None"]):
         return None
     try:
-        return _SPELLINGS[kind].read(given)
+        return _spelling(kind).read(given)
     except ValueError as error:
         raise ValueError(f"--{name}: {error}") from error
 
@@ -150,15 +154,14 @@ def add_fields(parser: argparse._ActionsContainer, cls: type) -> None:
     docs, kinds = field_docs(cls), typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         text, kind = docs.get(field.name, ""), kinds[field.name]
-        spelling = _SPELLINGS[kind]
-        # A text field whose documentation quotes values has no others.
-        choices = re.findall(r'``"(\w+)"``', text) if kind is str else []
+        spelling = _spelling(kind)
+        choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None
         if field.name == "schedules" or field.name.endswith(("source", "_objectives")):
             text = f"{text.rstrip('.')}. Known: {', '.join(_named_in(field.name)) or 'none yet'}."
         parser.add_argument(
             f"--{field.name}",
             nargs=spelling.nargs,
-            choices=choices or None,
+            choices=choices,
             metavar=None if choices else spelling.metavar,
             help=_as_flags(text).replace("%", "%%"),
         )
