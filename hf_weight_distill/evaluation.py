@@ -31,6 +31,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from rouge_score import rouge_scorer
+from transformers import BatchEncoding
 
 from .progress import Stage
 from .words import words
@@ -286,11 +287,6 @@ def input_limit(model, tokenizer) -> int | None:
     return min(limits, default=None)
 
 
-def encode_sources(tokenizer, sources: Sequence[str], max_length: int | None) -> list[list[int]]:
-    """Token ids of every source, cut at `max_length` tokens (None: never), not padded."""
-    return tokenizer(list(sources), truncation=max_length is not None, max_length=max_length)["input_ids"]
-
-
 def length_batches(input_ids: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
     """Row numbers in batches of like length, longest first: little padding, and memory runs out at once or never."""
     if batch_size < 1:
@@ -299,10 +295,18 @@ def length_batches(input_ids: Sequence[Sequence[int]], batch_size: int) -> list[
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def pad_batch(tokenizer, rows: Sequence[Sequence[int]], device: torch.device):
-    """Padded `input_ids` and `attention_mask` of shape (rows, longest row) on `device`."""
-    # verbose=False: fast tokenizers otherwise recommend tokenising and padding in one call, which cannot sort.
-    return tokenizer.pad({"input_ids": list(rows)}, padding=True, return_tensors="pt", verbose=False).to(device)
+def source_batches(
+    tokenizer, sources: Sequence[str], batch_size: int, max_length: int | None, device: torch.device
+) -> Iterator[tuple[list[int], BatchEncoding]]:
+    """Row numbers and padded `input_ids` and `attention_mask` of batches of like length, on `device`.
+
+    Sources are cut at `max_length` tokens (None: never).
+    """
+    input_ids = tokenizer(list(sources), truncation=max_length is not None, max_length=max_length)["input_ids"]
+    for rows in length_batches(input_ids, batch_size):
+        # verbose=False: fast tokenizers otherwise recommend tokenising and padding in one call, which cannot sort.
+        batch = {"input_ids": [input_ids[row] for row in rows]}
+        yield rows, tokenizer.pad(batch, padding=True, return_tensors="pt", verbose=False).to(device)
 
 
 def _new_token_bound(model, longest_source: int) -> int:
@@ -360,30 +364,30 @@ def translate(
         ['Zwei Hunde laufen.']
     """
     with Stage("translating", len(sources), "sentences", enabled=progress) as stage:
-        return _translate(
-            model, tokenizer, sources, batch_size, num_beams, stage.advance, max_new_tokens, generate_kwargs
-        )
+        options = {"max_new_tokens": max_new_tokens, **generate_kwargs}
+        return translate_within(model, tokenizer, sources, batch_size, num_beams, stage.advance, **options)
 
 
-def _translate(
+def translate_within(
     model,
     tokenizer,
     sources: Sequence[str],
     batch_size: int,
     num_beams: int,
     advance: Callable[[int], None],
+    *,
+    max_source_length: int | None = None,
     max_new_tokens: int | None = None,
-    generate_kwargs: Mapping[str, Any] | None = None,
+    **generate_kwargs: Any,
 ) -> list[str]:
-    """`translate`; `advance(n)` hears of every n finished sentences."""
+    """`translate` within a stage of longer work: `advance(n)` hears of every n finished sentences."""
     if not sources:
         return []
-    input_ids = encode_sources(tokenizer, sources, input_limit(model, tokenizer))
-    outputs = [""] * len(input_ids)
+    outputs = [""] * len(sources)
+    limit = max_source_length or input_limit(model, tokenizer)
     with inference(model):
-        for rows in length_batches(input_ids, batch_size):
-            batch = pad_batch(tokenizer, [input_ids[row] for row in rows], model.device)
-            ids = generate_batch(model, batch, num_beams, max_new_tokens, generate_kwargs or {})
+        for rows, batch in source_batches(tokenizer, sources, batch_size, limit, model.device):
+            ids = generate_batch(model, batch, num_beams, max_new_tokens, generate_kwargs)
             for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
                 outputs[row] = text
             advance(len(rows))
@@ -444,11 +448,8 @@ def decoding_speed(
     """
     if not sources or repeats < 1:
         raise ValueError(f"found {len(sources)} sources and {repeats} repeats: expected at least one of both")
-    input_ids = encode_sources(tokenizer, sources, input_limit(model, tokenizer))
-    batches = [
-        pad_batch(tokenizer, [input_ids[row] for row in rows], model.device)
-        for rows in length_batches(input_ids, batch_size)
-    ]
+    limit = input_limit(model, tokenizer)
+    batches = [batch for _, batch in source_batches(tokenizer, sources, batch_size, limit, model.device)]
     with inference(model):
         for _ in range(warmup):
             _timed_pass(model, batches, num_beams, tokenizer.pad_token_id)
@@ -597,7 +598,7 @@ def _score_rows(models, sources, references, metrics, tokenize, beams, batch_siz
     for num_beams in beams:
         scores, found = [], []
         for model, tokenizer in models:
-            found.append(_translate(model, tokenizer, sources, batch_size, num_beams, advance))
+            found.append(translate_within(model, tokenizer, sources, batch_size, num_beams, advance))
             values, signatures = _evaluate(found[-1], references, metrics, tokenize)
             scores.append(values)
         rows += [ComparisonRow(name, scores[0][name], scores[1][name], num_beams) for name in scores[0]]

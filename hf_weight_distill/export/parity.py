@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..evaluation import encode_sources, generate_batch, inference, input_limit, length_batches, pad_batch
+from ..evaluation import generate_batch, inference, input_limit, source_batches
 from .base import Format, Reference
 
 if TYPE_CHECKING:
@@ -44,13 +44,9 @@ def references(
     student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]
 ) -> list[tuple[BatchEncoding, torch.Tensor]]:
     """Batches of like length, and the student's greedy outputs for them (the decoder's start first, padded)."""
-    ids = encode_sources(tokenizer, sentences, input_limit(student, tokenizer))
-    found = []
+    batches = source_batches(tokenizer, sentences, BATCH, input_limit(student, tokenizer), student.device)
     with inference(student):
-        for rows in length_batches(ids, BATCH):
-            batch = pad_batch(tokenizer, [ids[row] for row in rows], student.device)
-            found.append((batch, generate_batch(student, batch, 1, None, GREEDY)))
-    return found
+        return [(batch, generate_batch(student, batch, 1, None, GREEDY)) for _, batch in batches]
 
 
 def compare_outputs(

@@ -32,7 +32,7 @@ from typing import Any
 import datasets
 import torch
 
-from hf_weight_distill.evaluation import encode_sources, inference, length_batches, pad_batch
+from hf_weight_distill.evaluation import translate_within
 from hf_weight_distill.files import write_json
 from hf_weight_distill.progress import Stage
 
@@ -54,18 +54,6 @@ class _Search:
     max_source_length: int
     max_target_length: int
     prefix: str
-
-    def generate_options(self) -> dict[str, Any]:
-        options = {
-            "num_beams": self.num_beams,
-            "max_new_tokens": self.max_target_length,
-            # The checkpoint's own max_length would lose, but warn at every batch.
-            "max_length": None,
-            "do_sample": False,
-            "num_return_sequences": 1,
-        }
-        # Greedy search has no length penalty and warns about one.
-        return options if self.num_beams == 1 else {**options, "length_penalty": self.length_penalty}
 
 
 # ------------------------------------------------------------------------------------------------------- provenance
@@ -149,21 +137,18 @@ def _read_shard(path: Path, count: int) -> list[str] | None:
 
 def _generate_shard(teacher, tokenizer, sources: Sequence[str], search: _Search, batch_size: int, advance) -> list[str]:
     """The teacher's outputs for `sources`, in their order; `advance(n)` hears of every n finished sentences."""
-    input_ids = encode_sources(tokenizer, [search.prefix + text for text in sources], search.max_source_length)
-    outputs = [""] * len(input_ids)
-    for rows in length_batches(input_ids, batch_size):
-        batch = pad_batch(tokenizer, [input_ids[row] for row in rows], teacher.device)
-        ids = teacher.generate(**batch, **search.generate_options())
-        for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
-            outputs[row] = text
-        advance(len(rows))
-    return outputs
+    options = {"max_source_length": search.max_source_length, "max_new_tokens": search.max_target_length}
+    options["num_return_sequences"] = 1
+    if search.num_beams > 1:  # greedy search has no length penalty and warns about one
+        options["length_penalty"] = search.length_penalty
+    sources = [search.prefix + text for text in sources]
+    return translate_within(teacher, tokenizer, sources, batch_size, search.num_beams, advance, **options)
 
 
 def _labels(teacher, tokenizer, pairs, folder, search, batch_size, shard_size, progress) -> list[str]:
     """All outputs, shard after shard: read where they lie on disk, generated and written where they do not."""
     labels = []
-    with Stage("pseudo labels", len(pairs), "sentences", enabled=progress) as stage, inference(teacher):
+    with Stage("pseudo labels", len(pairs), "sentences", enabled=progress) as stage:
         for start in range(0, len(pairs), shard_size):
             sources = pairs[start : start + shard_size]["source"]
             path = folder / "shards" / f"{start // shard_size:05d}.json"
