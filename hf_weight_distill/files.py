@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """All of the file or none of it, whenever the power goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")  # several processes may write, on any machine
     try:
         with temporary.open("wb") as file:
             write(file)

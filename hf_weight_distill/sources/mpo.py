@@ -14,7 +14,6 @@ site's pair of indices ``i_1 j_1``, ``C`` the last site's ``i_n j_n``.
 import hashlib
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from operator import mul
@@ -22,9 +21,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from ..files import write_whole
 from .base import ClassSpec, WeightSource
 
 Pair = tuple[int, int]
@@ -197,7 +197,8 @@ def _halves(
     file = Path(cache_dir) / f"mpo-{_digest(W_PQ, factors, gauge)}.safetensors"
     if not file.exists():
         left_AB, right_BC = _split(_folded(W_PQ, factors), gauge)
-        _write_whole(file, {"left": left_AB.cpu(), "right": right_BC.cpu()})
+        halves = save({"left": left_AB.cpu(), "right": right_BC.cpu()})
+        write_whole(file, lambda target: target.write(halves))
         return left_AB, right_BC
     try:
         halves = load_file(file, device=str(W_PQ.device))
@@ -229,19 +230,6 @@ def _digest(W_PQ: Tensor, factors: tuple[Pair, Pair], gauge: bool) -> str:
     key = hashlib.sha256(repr((CACHE_VERSION, tuple(W_PQ.shape), str(W_PQ.dtype), factors, gauge)).encode())
     key.update(W_PQ.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return key.hexdigest()
-
-
-def _write_whole(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Under another name first: several processes may write, and none may read half a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=file.parent, prefix=".mpo-")
-    os.close(handle)
-    try:
-        save_file(tensors, draft)
-        os.replace(draft, file)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 # --- the source ------------------------------------------------------------------------------------------------------

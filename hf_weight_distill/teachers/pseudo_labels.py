@@ -33,7 +33,7 @@ import datasets
 import torch
 
 from hf_weight_distill.evaluation import translate_within
-from hf_weight_distill.files import write_json
+from hf_weight_distill.files import write_json, write_whole_folder
 from hf_weight_distill.progress import Stage
 
 from .resumable import claim, hash_strings, library_versions, placed, provenance_of, tokenizer_fingerprint
@@ -174,13 +174,10 @@ def _load_finished(folder: Path, count: int) -> datasets.Dataset | None:
 
 
 def _assemble(pairs: datasets.Dataset, labels: list[str], folder: Path) -> datasets.Dataset:
-    temporary = folder / f"dataset.tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    columns = pairs.select_columns(["source", "target"])
-    columns.add_column("teacher_target", labels).save_to_disk(str(temporary))
     # Only a damaged one can lie there: a good one is returned before anything is generated.
     shutil.rmtree(folder / "dataset", ignore_errors=True)
-    os.replace(temporary, folder / "dataset")
+    columns = pairs.select_columns(["source", "target"])
+    write_whole_folder(folder / "dataset", columns.add_column("teacher_target", labels).save_to_disk)
     return datasets.load_from_disk(str(folder / "dataset"))
 
 
