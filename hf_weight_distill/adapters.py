@@ -19,10 +19,11 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTr
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from .config import check_names
 from .families import family_of
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftConfig, PeftModel
+    from peft import PeftConfig, PeftModel
 
 IN_MEMORY = "an adapter in memory"  # the name of a teacher whose adapter was not loaded by us
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -247,7 +248,7 @@ def add_lora(
         ValueError: ``peft`` is missing, or the options do not fit.
     """
     peft = _peft("finetune_lora")
-    _check_options(options, peft.LoraConfig)
+    check_names("finetune_lora", options, [field.name for field in dataclasses.fields(peft.LoraConfig) if field.init])
     leaves = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in linear})
     try:
         config = peft.LoraConfig(**{"target_modules": leaves} | dict(options))
@@ -275,13 +276,6 @@ def check_lora(shell: PreTrainedModel, linear: Iterable[str], options: Mapping[s
     model = add_lora(shell, linear, {**options, **drawn})
     with _quiet():
         _check_kept_ties(model.merge_and_unload())
-
-
-def _check_options(options: Mapping[str, Any], kind: "type[LoraConfig]") -> None:
-    known = [field.name for field in dataclasses.fields(kind) if field.init]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(f"finetune_lora has no option {', '.join(unknown)}; known: {', '.join(known)}")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import inspect
 import math
 import types
 import typing
@@ -64,8 +65,14 @@ def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
             raise ValueError(f"{where}: unknown {name!r}; {hint}")
+
+
+def options_of(kind: type) -> list[str]:
+    """The options of a weight source, an objective or a schedule: the keyword arguments of its constructor."""
+    parameters = inspect.signature(kind).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty]
 
 
 @dataclass(frozen=True)
@@ -284,8 +291,5 @@ class WeightDistillConfig:
         Raises:
             ValueError: an unknown field.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"unknown fields {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        check_names(cls.__name__, values, [f.name for f in dataclasses.fields(cls)])
         return cls(**values)

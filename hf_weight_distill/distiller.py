@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -47,7 +46,7 @@ from .arguments import (
 from .calibration import Batch
 from .card import CardInfo, inherited_fields, shape_table, without_paths, write_card
 from .checks import check_lengths, check_run, check_teacher, phase_objectives
-from .config import StudentShape, WeightDistillConfig
+from .config import StudentShape, WeightDistillConfig, options_of
 from .data import (
     PlainCollator,
     check_features,
@@ -212,7 +211,7 @@ class WeightDistiller:
 
     def _beside_run(self, source: str, options: dict[str, Any]) -> dict[str, Any]:
         """A source that keeps what it computed (``cache_dir``) does so beside the run, unless told otherwise."""
-        if self._run is None or "cache_dir" not in inspect.signature(SOURCES[source]).parameters:
+        if self._run is None or "cache_dir" not in options_of(SOURCES[source]):
             return options
         return {"cache_dir": str(self._run / "cache")} | options
 

@@ -1,7 +1,6 @@
 """The phase-1 module: a weight source inside a stock student."""
 
 import copy
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch.func import functional_call
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
+from .config import check_names, options_of
 from .families import NEVER_PROJECTED
 from .plan import ClassPlan, WeightPlan, decoder_inputs, fixed_tensors, stock_student, tensors_of
 from .sources import SOURCES, ClassSpec, ClassStart, WeightSource
@@ -165,12 +165,8 @@ def check_source(source: str, options: dict[str, Any], from_teacher: bool = True
     Raises:
         ValueError: no.
     """
-    if source not in SOURCES:
-        raise ValueError(f"unknown weight source {source!r}; known: {', '.join(SOURCES)}")
-    known = [name for name in inspect.signature(SOURCES[source]).parameters if name != "specs"]
-    wrong = sorted(set(options) - set(known))
-    if wrong:
-        raise ValueError(f"the source {source!r} has no option {', '.join(wrong)}; known: {', '.join(known) or 'none'}")
+    check_names("weight source", [source], SOURCES)
+    check_names(f"weight source {source!r}", options, options_of(SOURCES[source]))
     if not SOURCES[source].__module__.startswith(f"{__package__}."):
         return  # a user's own may ask for more than one class of one number
     mix = torch.ones(1, 1) if from_teacher else None

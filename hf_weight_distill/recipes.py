@@ -1,6 +1,6 @@
 """Named recipes: the one place where a recipe's name becomes a configuration."""
 
-from .config import WeightDistillConfig
+from .config import WeightDistillConfig, check_names
 
 _SCHEDULE = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.1}
 _PAPER_OPTIMIZER = {
@@ -90,6 +90,5 @@ def recipe_config(recipe: str) -> WeightDistillConfig:
     Raises:
         ValueError: no such recipe.
     """
-    if recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
+    check_names("recipe", [recipe], RECIPES)
     return RECIPES[recipe]

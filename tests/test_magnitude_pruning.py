@@ -20,6 +20,7 @@ from hf_weight_distill import (
     WeightDistillTrainingArguments,
     build_plan,
 )
+from hf_weight_distill.config import options_of
 from hf_weight_distill.objectives import build_objectives
 from hf_weight_distill.schedules import SCHEDULES, MagnitudePruning, build_schedules
 from hf_weight_distill.schedules.magnitude_pruning import smallest, sparsity_by_class
@@ -191,7 +192,7 @@ def test_settings_that_cannot_work_are_refused(options, message):
 
 def test_the_dictionary_knows_it_and_its_options():
     settings = {"sparsity": 0.5, "steps": 3, "begin": 0.1, "end": 0.6}
-    assert tuple(settings) == MagnitudePruning.options
+    assert list(settings) == options_of(MagnitudePruning)
     (schedule,) = build_schedules({"magnitude_pruning": settings}, {"a": ("b",)})
     assert type(schedule) is SCHEDULES["magnitude_pruning"] and schedule.linear == {"a": ("b",)}
     assert {name: getattr(schedule, name) for name in settings} == settings

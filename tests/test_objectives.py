@@ -58,7 +58,7 @@ def test_options_go_where_they_belong():
         ({}, "at least one objective needs a weight above 0"),
         ({"kl": 0.0}, "at least one objective"),
         ({"kl": -1.0}, "'kl' has weight -1.0"),
-        ({"ce": 1.0}, "unknown objective 'ce'; known: .*cross_entropy, kl"),
+        ({"ce": 1.0}, "objectives: unknown 'ce'; known: .*cross_entropy, kl"),
     ],
 )
 def test_bad_settings(weights, message):

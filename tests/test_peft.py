@@ -438,7 +438,7 @@ def test_adapters_may_be_drawn_from_the_weights(base, tmp_path, drawn):
     [
         ({"finetune_lora": {"r": 2}, "finetune_source": "direct"}, "use it without finetune_source"),
         ({"finetune_lora": {"r": 2}, "schedules": {"magnitude_pruning": {}}}, "use it without schedules"),
-        ({"finetune_lora": {"rank": 2}}, "finetune_lora has no option rank; known: .*lora_alpha"),
+        ({"finetune_lora": {"rank": 2}}, "finetune_lora: unknown 'rank'; known: .*lora_alpha"),
         ({"finetune_lora": {"r": 0}}, "finetune_lora={'r': 0}: .*positive"),
         ({"finetune_lora": {"r": "two"}}, "finetune_lora={'r': 'two'}"),
         ({"finetune_lora": {"r": 2, "target_modules": ["query"]}}, "Target modules .*query.* not found"),

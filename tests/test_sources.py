@@ -81,7 +81,7 @@ def test_weights_are_float32_under_autocast(case):
 
 
 def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match="unknown weight source 'magic'; known: generator, direct"):
+    with pytest.raises(ValueError, match="weight source: unknown 'magic'; known: direct, generator"):
         build("magic", {})
 
 

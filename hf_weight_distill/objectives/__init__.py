@@ -1,5 +1,6 @@
 """Objectives: outputs and labels in, a sum over label tokens out. One module each, one line here each."""
 
+from ..config import check_names, options_of
 from .base import Objective
 from .cross_correlation import CrossCorrelation
 from .cross_entropy import CrossEntropy
@@ -20,20 +21,16 @@ def build_objectives(weights: dict[str, float], **options: float) -> dict[str, t
     Raises:
         ValueError: an unknown name or option, a negative weight, or nothing to train on.
     """
-    known = sorted({option for kind in OBJECTIVES.values() for option in kind.options})
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(f"no objective has the objective option {', '.join(unknown)}; known: {', '.join(known)}")
+    check_names("objectives", weights, OBJECTIVES)
+    check_names("objective_options", options, {option for kind in OBJECTIVES.values() for option in options_of(kind)})
     if not any(weights.values()):
         raise ValueError(f"objectives={weights!r}: at least one objective needs a weight above 0")
     built = {}
     for name, weight in weights.items():
-        if name not in OBJECTIVES:
-            raise ValueError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
         if weight < 0:
             raise ValueError(f"objective {name!r} has weight {weight}: expected a number of at least 0")
         kind = OBJECTIVES[name]
-        built[name] = kind(**{key: value for key, value in options.items() if key in kind.options}), weight
+        built[name] = kind(**{key: options[key] for key in options_of(kind) if key in options}), weight
     return built
 
 

@@ -18,11 +18,11 @@ class Objective(nn.Module):
     """A loss between outputs; it never sees a model.
 
     ``forward`` returns the *sum* over label tokens; the trainer divides by the number of label tokens in the whole
-    batch, over all accumulation steps and processes, so that 1 x 8 and 2 x 4 sentences give one gradient.
+    batch, over all accumulation steps and processes, so that 1 x 8 and 2 x 4 sentences give one gradient. The keyword
+    arguments of the constructor are its options: what a configuration sets.
 
     Class attributes:
         name, paper: for the model card.
-        options: names of the constructor's arguments that a configuration sets.
         needs: ``"teacher"`` (a live teacher's outputs), ``"hidden_states"``, ``"attentions"`` (of both), ``"exposed"``
             (what the weight source exposes, see ``WeightSource.exposed``; it stands in ``student.exposed``). The
             source's padding mask is always there, as ``student["encoder_mask"]``.
@@ -30,7 +30,6 @@ class Objective(nn.Module):
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
-    options: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def check(self, exposed: Mapping[str, Any]) -> None:

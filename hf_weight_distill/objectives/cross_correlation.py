@@ -65,7 +65,6 @@ class CrossCorrelation(Objective):
 
     name = "cross_correlation"
     paper = "https://arxiv.org/abs/2109.15014"
-    options = ("off_diagonal",)
     needs = frozenset({"teacher", "hidden_states"})
 
     def __init__(self, off_diagonal: float = 0.0051) -> None:

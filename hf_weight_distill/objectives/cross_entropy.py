@@ -24,7 +24,6 @@ class CrossEntropy(Objective):
 
     name = "cross_entropy"
     paper = "https://arxiv.org/abs/1512.00567"
-    options = ("label_smoothing",)
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()

@@ -26,7 +26,6 @@ class KLDivergence(Objective):
 
     name = "kl"
     paper = "https://arxiv.org/abs/1503.02531"
-    options = ("temperature",)
     needs = frozenset({"teacher"})
 
     def __init__(self, temperature: float = 1.0) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..config import check_names, options_of
 from .base import Schedule
 from .magnitude_pruning import MagnitudePruning
 
@@ -20,14 +21,9 @@ def build_schedules(settings: dict[str, dict[str, Any]], linear: dict[str, tuple
     Raises:
         ValueError: an unknown name or option.
     """
-    unknown = sorted(set(settings) - set(SCHEDULES))
-    if unknown:
-        raise ValueError(f"unknown schedules {', '.join(unknown)}; known: {', '.join(SCHEDULES) or 'none'}")
+    check_names("schedules", settings, SCHEDULES)
     for name, options in settings.items():
-        wrong = sorted(set(options) - set(SCHEDULES[name].options))
-        if wrong:
-            known = ", ".join(SCHEDULES[name].options)
-            raise ValueError(f"the schedule {name} has no option {', '.join(wrong)}; known: {known}")
+        check_names(f"schedule {name!r}", options, options_of(SCHEDULES[name]))
     return [SCHEDULES[name](linear, **options) for name, options in settings.items()]
 
 

@@ -9,9 +9,10 @@ from transformers import TrainerCallback
 class Schedule(TrainerCallback):
     """A Trainer callback that changes weights during phase 2 (pruning, say).
 
+    The keyword arguments of the constructor are its options: what a configuration sets.
+
     Class attributes:
         name, paper: for the model card.
-        options: names of the constructor's arguments that a configuration sets.
 
     Args:
         linear: ``{path of a class: parameter names}`` of the attention and feed-forward matrices of the student.
@@ -19,7 +20,6 @@ class Schedule(TrainerCallback):
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
-    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, linear: dict[str, tuple[str, ...]]) -> None:
         self.linear = linear

@@ -61,7 +61,6 @@ class MagnitudePruning(Schedule):
 
     name = "magnitude_pruning"
     paper = "https://arxiv.org/abs/2109.15014"
-    options = ("sparsity", "steps", "begin", "end")
 
     def __init__(
         self,
