@@ -105,8 +105,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         if isinstance(model, WeightDistillModel):
             refuse_in_phase_1(kwargs["args"])
             for objective, _ in objectives.values():
-                if "exposed" in objective.needs:
-                    objective.check(model.source.exposed())
+                objective.check_plan(model.plan, model.source.name)
             if kwargs["args"].ddp_broadcast_buffers is None:  # the frozen teacher, which DDP would send at each forward
                 kwargs["args"].ddp_broadcast_buffers = False
         super().__init__(model=model, **kwargs)

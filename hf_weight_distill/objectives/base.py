@@ -1,7 +1,6 @@
 """What an objective is."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 from transformers.modeling_outputs import Seq2SeqLMOutput
@@ -32,15 +31,8 @@ class Objective(nn.Module):
     paper: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def check(self, exposed: Mapping[str, Any]) -> None:
-        """Whether what a weight source exposes will do; asked before training of objectives that need it.
-
-        Raises:
-            ValueError: it will not.
-        """
-
     def check_plan(self, plan: "WeightPlan", source: str | None) -> None:
-        """Whether the objective can compare this student with its teacher; asked before anything is computed.
+        """Whether the objective can be had of this student and its teacher; asked before anything is computed.
 
         Args:
             plan: what feeds what.

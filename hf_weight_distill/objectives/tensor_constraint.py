@@ -1,7 +1,6 @@
 """The tensor constraint of OPDF (Gao et al., NeurIPS 2024, https://arxiv.org/abs/2411.06448)."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ class TensorConstraint(Objective):
         The source ``mpo``, and at least one linear matrix of the student as wide as the teacher's.
 
     Raises:
-        ValueError: there is nothing to hold; :meth:`check` says so before training.
+        ValueError: there is nothing to hold; :meth:`check_plan` says so before training.
 
     Relations:
         Beside ``cross_entropy`` or ``kl``, never alone. The publication states no coefficient. Its code multiplies by
@@ -47,28 +46,15 @@ class TensorConstraint(Objective):
     paper = "https://arxiv.org/abs/2411.06448"
     needs = frozenset({"exposed"})
 
-    def check(self, exposed: Mapping[str, Any]) -> None:
-        """Whether there is something to hold.
-
-        Raises:
-            ValueError: the source has no auxiliary tensors, or none has a counterpart in the teacher.
-        """
-        pairs = exposed.get("auxiliary")
-        self._check(has_tensors=pairs is not None, comparable=bool(pairs))
-
     def check_plan(self, plan: "WeightPlan", source: str | None) -> None:
         """Whether the source is ``mpo``, and a matrix keeps its shape."""
-        linear = [c for c in plan.classes if c.weight_class.role == "linear"]
-        self._check(has_tensors=source == "mpo", comparable=any(c.teacher_shape == c.student_shape for c in linear))
-
-    @staticmethod
-    def _check(has_tensors: bool, comparable: bool) -> None:
-        if not has_tensors:
+        if source != "mpo":
             raise ValueError(
                 "the objective tensor_constraint found a weight source without auxiliary tensors, and expected 'mpo': "
                 "use that source, or drop tensor_constraint"
             )
-        if not comparable:
+        linear = [c for c in plan.classes if c.weight_class.role == "linear"]
+        if not any(c.teacher_shape == c.student_shape for c in linear):
             raise ValueError(
                 "the objective tensor_constraint found no linear matrix of the teacher's shape in the student, and "
                 "expected at least one: drop tensor_constraint; the over-parameterisation works alone"
@@ -76,7 +62,6 @@ class TensorConstraint(Objective):
 
     def forward(self, student: Seq2SeqLMOutput, teacher: Seq2SeqLMOutput | None, labels: Tensor) -> Tensor:
         """``L_aux`` times the number of label tokens."""
-        self.check(student["exposed"])
         pairs = student["exposed"]["auxiliary"]
         errors_K = torch.stack([mse_loss(ours.float(), theirs.float()) for ours, theirs in pairs])
         return errors_K.mean() * (labels != IGNORED).sum()

@@ -324,9 +324,9 @@ class MPO(WeightSource):
         if f"teacher/{key}" in self._buffers:
             whole_SOI = self._buffers[f"teacher/{key}"]
             delattr(self, f"teacher/{key}")
-            sites = decompose(whole_SOI, len(self.auxiliary) - 1, gauge=self.gauge, cache_dir=self.cache_dir)
+            sites = decompose(whole_SOI.cpu(), len(self.auxiliary) - 1, gauge=self.gauge, cache_dir=self.cache_dir)
             for k, name in names.items():
-                self.register_buffer(name, sites[k], persistent=False)
+                self.register_buffer(name, sites[k].to(whole_SOI.device), persistent=False)
         return {k: self._buffers[name] for k, name in names.items()}
 
 
