@@ -131,16 +131,11 @@ def _check_cache(config: WeightDistillConfig, teacher: PreTrainedModel, trained:
 
 def _check_schedules(config: WeightDistillConfig, args: WeightDistillTrainingArguments) -> None:
     build_schedules(config.schedules, {})
-    if config.finetune_source is not None:
-        raise ValueError("schedules change the weights of a plain student: use them without finetune_source")
     if args.fsdp or args.deepspeed:
         raise ValueError("schedules change whole weights, which FSDP and DeepSpeed cut up: use DDP")
 
 
 def _check_lora(config: WeightDistillConfig, plan: WeightPlan, teacher: PreTrainedModel) -> None:
     """Whether the student takes these adapters, tried on one without weights."""
-    for name in ("finetune_source", "schedules"):
-        if getattr(config, name):
-            raise ValueError(f"finetune_lora trains a plain student with adapters: use it without {name}")
     shell = stock_student(teacher, plan.student_config, device="meta")
     check_lora(shell, sum(plan.linear.values(), ()), config.finetune_lora)

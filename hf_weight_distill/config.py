@@ -274,6 +274,9 @@ class WeightDistillConfig:
                 f"pseudo_labels_dir={self.pseudo_labels_dir!r}, but pseudo_labels='none' makes and reads none: set "
                 "'replace' or 'augment', or pseudo_labels_dir to none"
             )
+        ways = [name for name in ("finetune_source", "finetune_lora", "schedules") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} each change how phase 2 trains the student: use one of them")
 
     @property
     def all_objective_options(self) -> dict[str, Any]:

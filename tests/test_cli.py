@@ -205,6 +205,9 @@ def test_flags_give_the_configuration_they_were_made_from(recipe, seed):
         values["pseudo_labels_dir"] = None  # a folder of none is refused
     if values["teacher_cache_top_k"] is None:
         values["teacher_cache_dir"] = None
+    ways = {"finetune_source": None, "finetune_lora": {}, "schedules": {}}
+    ways.pop(rng.choice(list(ways)))  # phase 2 has one of them
+    values |= ways
     job = parsed("--recipe", recipe, *flags_of(values, RECIPES[recipe].to_dict()))
     assert job.config == WeightDistillConfig(**values)
     assert job.recipe == recipe

@@ -47,6 +47,19 @@ def test_a_field_without_effect_beside_the_others_is_refused(values, message):
     assert WeightDistillConfig(**values, **others)
 
 
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"finetune_source": "direct", "finetune_lora": {"r": 2}}, "finetune_source and finetune_lora"),
+        ({"finetune_source": "direct", "schedules": {"magnitude_pruning": {}}}, "finetune_source and schedules"),
+        ({"finetune_lora": {"r": 2}, "schedules": {"magnitude_pruning": {}}}, "finetune_lora and schedules"),
+    ],
+)
+def test_phase_2_is_changed_in_one_way(values, named):
+    with pytest.raises(ValueError, match=f"{named} each change how phase 2 trains the student: use one of them"):
+        WeightDistillConfig(**values)
+
+
 @pytest.mark.parametrize("groups", [(0, 1), [[0, "x"]], 3, [[0, True]]])
 def test_groups_are_groups_of_numbers(groups):
     with pytest.raises(ValueError, match=re.escape(f"encoder_groups={groups!r}: expected numbers of layers in groups")):

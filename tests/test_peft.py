@@ -436,8 +436,6 @@ def test_adapters_may_be_drawn_from_the_weights(base, tmp_path, drawn):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"finetune_lora": {"r": 2}, "finetune_source": "direct"}, "use it without finetune_source"),
-        ({"finetune_lora": {"r": 2}, "schedules": {"magnitude_pruning": {}}}, "use it without schedules"),
         ({"finetune_lora": {"rank": 2}}, "finetune_lora: unknown 'rank'; known: .*lora_alpha"),
         ({"finetune_lora": {"r": 0}}, "finetune_lora={'r': 0}: .*positive"),
         ({"finetune_lora": {"r": "two"}}, "finetune_lora={'r': 'two'}"),
