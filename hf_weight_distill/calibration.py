@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from .families import Family, WeightClass
-from .plan import WeightPlan, decoder_inputs, layer_count, tensors_of
+from .families import WeightClass
+from .plan import ClassPlan, WeightPlan, decoder_inputs, tensors_of
 
 Batch = dict[str, Tensor]
 NormMoments = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -49,8 +49,7 @@ def weight_statistics(plan: WeightPlan, teacher: PreTrainedModel) -> Statistics:
         row = c.weight_class
         if len(row.axes) == 1 or row.role in ("relative_bias", "head"):
             continue
-        layers = layers_of(row, plan.teacher_config, plan.family)
-        layers_LOI = torch.stack([tensors[row.path.format(layer)].detach().cpu() for layer in layers])
+        layers_LOI = torch.stack([tensors[row.path.format(n)].detach().cpu() for n in range(c.teacher_layers)])
         if row.role == "embedding":
             stream = stream + _unit_trace(layers_LOI[0].T @ layers_LOI[0])
         elif row.axes[0] == "model":
@@ -71,7 +70,7 @@ def text_statistics(plan: WeightPlan, teacher: PreTrainedModel, batches: Iterabl
     """
     stream: dict[tuple[str, int], list[Tensor | int]] = {}
     sums: dict[tuple[str, int], list[Tensor | int]] = {}
-    rows = {c.path: c.weight_class for c in plan.classes if c.weight_class.role == "linear"}
+    inner = [c for c in plan.classes if c.weight_class.role == "linear" and _is_inner(c.weight_class)]
 
     def watch(row: WeightClass, layer: int) -> Callable:
         def hook(module: torch.nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -82,12 +81,7 @@ def text_statistics(plan: WeightPlan, teacher: PreTrainedModel, batches: Iterabl
         return hook
 
     masks: dict[str, Tensor] = {}
-    watched = {
-        module_of(row, n): watch(row, n)
-        for row in rows.values()
-        if _is_inner(row)
-        for n in layers_of(row, plan.teacher_config, plan.family)
-    }
+    watched = {module_of(c.weight_class, n): watch(c.weight_class, n) for c in inner for n in range(c.teacher_layers)}
     with hooks(teacher, watched):
         for batch in batches:
             masks.update(token_masks(teacher, batch))
@@ -96,7 +90,7 @@ def text_statistics(plan: WeightPlan, teacher: PreTrainedModel, batches: Iterabl
                     states_ND = _normalise(state[masks[stack]].float(), plan.family.mean_free_norm)
                     _add(stream, (stack, layer), [states_ND.T @ states_ND, len(states_ND)])
     moment_DD = sum(total_DD / tokens for total_DD, tokens in stream.values())
-    return Statistics(_unit_trace(moment_DD).float(), _energies(plan, teacher, rows, sums))
+    return Statistics(_unit_trace(moment_DD).float(), _energies(inner, tensors_of(teacher), sums))
 
 
 def norm_statistics(
@@ -122,12 +116,8 @@ def norm_statistics(
         return hook
 
     masks: dict[str, Tensor] = {}
-    rows = [c.weight_class for c in plan.classes if c.weight_class.role == "norm_weight"]
-    watched = {
-        module_of(row, layer): watch(row, layer)
-        for row in rows
-        for layer in layers_of(row, plan.teacher_config, plan.family)
-    }
+    norms = [c for c in plan.classes if c.weight_class.role == "norm_weight"]
+    watched = {module_of(c.weight_class, n): watch(c.weight_class, n) for c in norms for n in range(c.teacher_layers)}
     with hooks(teacher, watched):
         for batch in batches:
             masks.update(token_masks(teacher, batch))
@@ -167,21 +157,14 @@ def _is_inner(row: WeightClass) -> bool:
     return row.axes[-1] in ("vo", "ffn") or row.axes[0] == "qk"
 
 
-def layers_of(row: WeightClass, config: PretrainedConfig, family: Family) -> range:
-    """The layers of a model that own a parameter of a class."""
-    return range(layer_count(config, row.stack, family)) if row.layered else range(1)
-
-
-def _energies(plan: WeightPlan, teacher: PreTrainedModel, rows: dict, sums: dict) -> dict[tuple[str, str], Tensor]:
-    tensors, energy = tensors_of(teacher), defaultdict(lambda: 1.0)
-    for path, row in rows.items():
-        if not _is_inner(row):
-            continue
-        layers = []
-        for layer in layers_of(row, plan.teacher_config, plan.family):
-            total, squares, count = sums[path, layer]
+def _energies(inner: list[ClassPlan], tensors: dict[str, Tensor], sums: dict) -> dict[tuple[str, str], Tensor]:
+    energy = defaultdict(lambda: 1.0)
+    for c in inner:
+        row, layers = c.weight_class, []
+        for layer in range(c.teacher_layers):
+            total, squares, count = sums[c.path, layer]
             if row.axes[0] == "model":
-                layers.append(squares / count * tensors[path.format(layer)].detach().cpu().double().square().sum(0))
+                layers.append(squares / count * tensors[c.path.format(layer)].detach().cpu().double().square().sum(0))
             else:
                 layers.append(squares / count - (total / count).square() * row.key)
         axis = row.axes[1] if row.axes[0] == "model" else row.axes[0]
