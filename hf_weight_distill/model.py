@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .config import check_names, options_of
 from .families import NEVER_PROJECTED
 from .plan import ClassPlan, WeightPlan, decoder_inputs, fixed_tensors, stock_student, tensors_of
 from .sources import SOURCES, ClassSpec, ClassStart, WeightSource
+from .sources.base import BufferDict
 
 
 @dataclass
@@ -58,12 +59,12 @@ class WeightDistillModel(nn.Module):
         check_source(source, source_options or {})
         self.plan = plan
         self.config: PretrainedConfig = copy.deepcopy(plan.student_config)
-        self._generation_config = copy.deepcopy(teacher.generation_config)
+        self.generation_config = copy.deepcopy(teacher.generation_config)
         tensors = tensors_of(teacher)
         specs = [_spec(c, tensors, start[c.path]) for c in plan.generated]
         self.source: WeightSource = SOURCES[source](specs, **(source_options or {}))
         self.free = nn.ParameterDict({_key(c.path): nn.Parameter(start[c.path].weight.clone()) for c in plan.trained})
-        self.fixed = _Buffers({_key(name): tensor for name, tensor in fixed_tensors(plan, teacher).items()})
+        self.fixed = BufferDict({_key(name): tensor for name, tensor in fixed_tensors(plan, teacher).items()})
         shell = stock_student(teacher, plan.student_config, device="meta")
         object.__setattr__(self, "_shell", shell)  # not a submodule: meta tensors can be neither moved nor saved
         object.__setattr__(self, "_student", None)
@@ -137,15 +138,6 @@ class WeightDistillModel(nn.Module):
         """Decodes with the materialised student."""
         return self._refreshed().generate(*args, **kwargs)
 
-    @property
-    def generation_config(self) -> GenerationConfig:
-        """The teacher's, until it is replaced."""
-        return self._generation_config
-
-    @generation_config.setter
-    def generation_config(self, value: GenerationConfig) -> None:
-        self._generation_config = value
-
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Labels shifted to the right, as the student does it."""
         return decoder_inputs(self._shell, labels)
@@ -174,15 +166,6 @@ def check_source(source: str, options: dict[str, Any], from_teacher: bool = True
     spec = ClassSpec("every class", ("ffn",), torch.zeros(1, 1, 1), (1,), (1,), True, "bias", (True,), probe)
     with torch.random.fork_rng(devices=()):
         SOURCES[source]([spec], **options)
-
-
-class _Buffers(nn.Module):
-    """Tensors that move with the model and are not saved with it."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        super().__init__()
-        for key, tensor in tensors.items():
-            self.register_buffer(key, tensor, persistent=False)
 
 
 def _key(name: str) -> str:

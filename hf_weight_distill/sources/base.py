@@ -4,7 +4,7 @@ Sources receive tensors, shapes and axis names; they know neither models nor fam
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -144,6 +144,27 @@ def contract(
     if inner is not None:
         mixed = mixed @ inner
     return mixed.to(teacher)
+
+
+class BufferDict(nn.Module):
+    """Tensors by name that move with a module and are neither trained nor saved."""
+
+    def __init__(self, tensors: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        for key, value in (tensors or {}).items():
+            self[key] = value
+
+    def __setitem__(self, key: str, value: Tensor) -> None:
+        self.register_buffer(key, value.detach(), persistent=False)
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._buffers[key]
+
+    def __delitem__(self, key: str) -> None:
+        del self._buffers[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._buffers
 
 
 class WeightSource(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .base import ClassSpec, Inspection, WeightSource, contract
+from .base import BufferDict, ClassSpec, Inspection, WeightSource, contract
 
 ACTIVATIONS = {"tanh": torch.tanh, "identity": lambda x: x}
 
@@ -55,7 +55,7 @@ class Generator(WeightSource):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
         self.activation = activation
-        self.teacher, self.fixed_shift = _Frozen(), _Frozen()
+        self.teacher, self.fixed_shift = BufferDict(), BufferDict()
         self.mix, self.layer_matrix = nn.ParameterDict(), nn.ParameterDict()
         self.projections = nn.ParameterDict()
         self.axes: dict[str, tuple[str | None, ...]] = {}
@@ -178,22 +178,6 @@ def _picked(teacher: Tensor, picks_SP: Tensor, dim: int) -> Tensor:
     shape = [1] * teacher.ndim
     shape[0], shape[dim] = picks_SP.shape
     return teacher.take_along_dim(picks_SP.view(shape), dim=dim)
-
-
-class _Frozen(nn.Module):
-    """Tensors that move with the module and are neither trained nor saved."""
-
-    def __setitem__(self, key: str, value: Tensor) -> None:
-        self.register_buffer(key, value.detach(), persistent=False)
-
-    def __getitem__(self, key: str) -> Tensor:
-        return self._buffers[key]
-
-    def __delitem__(self, key: str) -> None:
-        del self._buffers[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._buffers
 
 
 def _means(sizes: tuple[int, ...], width: int) -> Tensor:

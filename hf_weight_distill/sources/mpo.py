@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ..files import write_whole
-from .base import ClassSpec, WeightSource
+from .base import BufferDict, ClassSpec, WeightSource
 
 Pair = tuple[int, int]
 CACHE_VERSION = 1  # part of every cache key: raise it when a decomposition changes
@@ -285,7 +285,7 @@ class MPO(WeightSource):
         super().__init__(specs)
         _check_unit_sites(unit_sites)
         self.gauge, self.cache_dir = gauge, cache_dir
-        self.sites, self.weights = nn.ModuleDict(), nn.ParameterDict()
+        self.sites, self.weights, self.teacher = nn.ModuleDict(), nn.ParameterDict(), BufferDict()
         self.auxiliary = [k for k in range(unit_sites + 2) if k != central_index(unit_sites + 2)]
         self.paired: list[str] = []
         for spec in specs:
@@ -296,9 +296,7 @@ class MPO(WeightSource):
             self.sites[spec.key] = nn.ParameterList([nn.Parameter(site) for site in sites_kS])
             if spec.teacher.shape[2:] == spec.student_shape:
                 self.paired.append(spec.key)
-                self.register_buffer(
-                    f"teacher/{spec.key}", last_of_group(spec.teacher, spec.group_sizes), persistent=False
-                )
+                self.teacher[spec.key] = last_of_group(spec.teacher, spec.group_sizes)
 
     def weight(self, key: str) -> Tensor:
         """``W_SPQ`` of one class."""
@@ -320,14 +318,13 @@ class MPO(WeightSource):
 
     def _teacher_sites(self, key: str) -> dict[int, Tensor]:
         """Auxiliary sites of the teacher; made when they are first asked for, in place of its matrices."""
-        names = {k: f"teacher/{key}/{k}" for k in self.auxiliary}
-        if f"teacher/{key}" in self._buffers:
-            whole_SOI = self._buffers[f"teacher/{key}"]
-            delattr(self, f"teacher/{key}")
+        if key in self.teacher:
+            whole_SOI = self.teacher[key]
+            del self.teacher[key]
             sites = decompose(whole_SOI.cpu(), len(self.auxiliary) - 1, gauge=self.gauge, cache_dir=self.cache_dir)
-            for k, name in names.items():
-                self.register_buffer(name, sites[k].to(whole_SOI.device), persistent=False)
-        return {k: self._buffers[name] for k, name in names.items()}
+            for k in self.auxiliary:
+                self.teacher[f"{key}/{k}"] = sites[k].to(whole_SOI.device)
+        return {k: self.teacher[f"{key}/{k}"] for k in self.auxiliary}
 
 
 def last_of_group(T_SGOI: Tensor, group_sizes: Sequence[int]) -> Tensor:
