@@ -1,7 +1,7 @@
 """What a short pass over text says of a teacher: which directions, heads and neurons carry its computation."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from .evaluation import inference
 from .families import WeightClass
 from .plan import ClassPlan, WeightPlan, decoder_inputs, tensors_of
 
@@ -200,7 +201,6 @@ def token_masks(teacher: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
     }
 
 
-@torch.no_grad()
 def run_stacks(model: PreTrainedModel, batch: Batch, **options: bool) -> dict[str, BaseModelOutput]:
     """``{"encoder": output, "decoder": output}`` on the text; no vocabulary is computed."""
     encoder = run_encoder(model, batch, **options)
@@ -221,14 +221,12 @@ def run_decoder(model: PreTrainedModel, batch: Batch, memory: Tensor, **options:
 
 
 @contextmanager
-def hooks(teacher: PreTrainedModel, watched: dict[str, Callable]) -> Iterable[None]:
-    """Forward hooks by module name, for as long as the context lasts; the model is in evaluation mode."""
-    handles = [teacher.get_submodule(name).register_forward_hook(hook) for name, hook in watched.items()]
-    training = teacher.training
-    teacher.eval()
+def hooks(model: PreTrainedModel, watched: dict[str, Callable]) -> Iterator[None]:
+    """Forward hooks by module name, for as long as the context lasts; in evaluation mode and without gradients."""
+    handles = [model.get_submodule(name).register_forward_hook(hook) for name, hook in watched.items()]
     try:
-        yield
+        with inference(model):
+            yield
     finally:
-        teacher.train(training)
         for handle in handles:
             handle.remove()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .calibration import Batch, hooks, in_double, module_of, run_decoder, run_encoder, token_masks
+from .evaluation import inference
 from .families import WeightClass
 from .plan import ClassPlan, WeightPlan, fixed_tensors, stock_student, tensors_of
 from .sources.base import ClassStart
@@ -152,7 +153,7 @@ class _Reconstruction:
         return self.teacher, self.student
 
     def _memories(self, model: PreTrainedModel) -> list[Tensor]:
-        with hooks(model, {}):  # without dropout
+        with inference(model):
             return [run_encoder(model, batch)[0] for batch in self.batches]
 
     def _layers(self, c: ClassPlan, layer: int) -> tuple[_Layer, _Layer]:
@@ -168,7 +169,7 @@ class _Reconstruction:
 
         model, calls = self.models[side], []
         module = model.get_submodule(f"{row.path.partition('.{}')[0]}.{index}")
-        with module.register_forward_pre_hook(stop, with_kwargs=True), hooks(model, {}):
+        with module.register_forward_pre_hook(stop, with_kwargs=True), inference(model):
             for k, batch in enumerate(self.batches):
                 try:
                     if row.stack == "encoder":
