@@ -404,10 +404,6 @@ def _metric_family(quantity: str) -> str:
     return "rouge" if quantity.startswith("rouge") else quantity
 
 
-def _search_name(num_beams: int | None) -> str:
-    return "greedy" if num_beams in (None, 1) else f"beam {num_beams}"
-
-
 def _eval_results(info: CardInfo) -> list[EvalResult]:
     """The student's scores for the Hub's model index; the teacher's belong to the teacher's own card."""
     results = []
@@ -425,7 +421,7 @@ def _eval_results(info: CardInfo) -> list[EvalResult]:
                 dataset_config=config,
                 dataset_split=info.eval_split,
                 metric_type=_metric_family(row.quantity),
-                metric_name=f"{METRIC_NAMES[row.quantity]} ({_search_name(row.num_beams)})",
+                metric_name=f"{METRIC_NAMES[row.quantity]} ({row.setting})",
                 metric_value=round(row.student, 2),
                 metric_args={key: value for key, value in arguments.items() if value is not None},
             )
@@ -498,8 +494,8 @@ def _headline(info: CardInfo) -> str:
     if size is not None and size.ratio is not None:
         parts.append(f"has {size.student:,.0f} parameters ({size.ratio:.2f} times the teacher's)")
     if speed is not None and speed.ratio is not None:
-        what, setting = counted.replace("_", " "), speed.label.partition(" (")[2]
-        parts.append(f"generates {speed.ratio:.2f} times as many {what} ({setting}")
+        what = counted.replace("_", " ")
+        parts.append(f"generates {speed.ratio:.2f} times as many {what} ({speed.setting})")
     return f" It {' and '.join(parts)}." if parts else ""
 
 
@@ -548,10 +544,7 @@ def _scores(info: CardInfo) -> str:
     rows = _score_rows(info.comparison)
     if not rows:
         return "No scores were measured for this card."
-    table = [
-        (METRIC_NAMES[row.quantity], _search_name(row.num_beams), f"{row.teacher:.2f}", f"{row.student:.2f}")
-        for row in rows
-    ]
+    table = [(METRIC_NAMES[row.quantity], row.setting, f"{row.teacher:.2f}", f"{row.student:.2f}") for row in rows]
     data = info.measured_on
     split = f", split `{info.eval_split}`" if data and info.eval_split else ""
     source = f"{_dataset_link(data)}{split}" if data else "a data set that was not named"

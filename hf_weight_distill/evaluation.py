@@ -512,13 +512,16 @@ class ComparisonRow:
         return self.student / self.teacher if self.teacher else None
 
     @property
+    def setting(self) -> str:
+        """How it was decoded, for people: "beam 5, batch 32"; empty where that has no part in it."""
+        parts = [] if self.num_beams is None else ["greedy" if self.num_beams == 1 else f"beam {self.num_beams}"]
+        return ", ".join(parts if self.batch_size is None else [*parts, f"batch {self.batch_size}"])
+
+    @property
     def label(self) -> str:
         """The quantity with the setting it was measured in, for people."""
-        search = None if self.num_beams is None else ("greedy" if self.num_beams == 1 else f"beam {self.num_beams}")
-        setting = [search, None if self.batch_size is None else f"batch {self.batch_size}"]
-        setting = [part for part in setting if part]
         name = self.quantity.replace("_per_second", "/s").replace("_", " ")
-        return f"{name} ({', '.join(setting)})" if setting else name
+        return f"{name} ({self.setting})" if self.setting else name
 
 
 def _number(value: float) -> str:

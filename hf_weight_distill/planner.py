@@ -253,9 +253,11 @@ class ShapeSearch:
         if spread > BUSY:
             lines.append(f"speeds spread by up to {spread:.0%}: the machine is busy; repeat this when it is not")
         if self.picked is None:
-            lines.append(f"picked: none, no shape tried has {self.targets}; the closest: {_flags(self.closest)}")
+            lines.append(
+                f"picked: none, no shape tried has {self.targets}; the closest: {shape_flags(self.closest.shape)}"
+            )
         else:
-            lines.append(f"picked: {_flags(self.picked)}")
+            lines.append(f"picked: {shape_flags(self.picked.shape)}")
         return "\n".join([*lines, *map(str, self.advice)])
 
     def __str__(self) -> str:
@@ -629,7 +631,3 @@ def _number(size: Dimension) -> str:
 
 def _layers(row: Row) -> str:
     return f"{row.dimensions['encoder_layers']}+{row.dimensions['decoder_layers']}"
-
-
-def _flags(row: Row) -> str:
-    return shape_flags(row.shape)
