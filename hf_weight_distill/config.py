@@ -179,7 +179,7 @@ class WeightDistillConfig:
             (dimensions with the most energy) or ``"uniform"`` (the first ones).
         reconstruction: ``"least_squares"`` fits the matrices of the start to the teacher's activations, layer by layer;
             ``"none"`` leaves them as they were chosen and projected.
-        calibration_sentences: training sentences that the start looks at.
+        calibration_sentences: number of training sentences from which the start is computed, the first ones.
         finetune_source: weight source of phase 2, started from the generated student; ``None``: a plain model.
         finetune_source_options: options of that source.
         finetune_lora: options of ``peft.LoraConfig``, such as ``r`` and ``lora_alpha``: phase 2 trains adapters on the
@@ -187,15 +187,15 @@ class WeightDistillConfig:
         schedules: what happens to the weights during phase 2; keys of ``schedules.SCHEDULES`` with their options.
         generator_objectives: objectives of phase 1 with their weights; keys of ``objectives.OBJECTIVES``.
         finetune_objectives: objectives of phase 2.
-        dropout: of the student, and the most that its attention, activations and layers may have; its configuration
-            keeps it. Without it the student has the teacher's.
+        dropout: dropout of the student, and the upper limit of its attention dropout, activation dropout and LayerDrop;
+            saved in its configuration. Without it all of them are the teacher's.
         label_smoothing: of the cross-entropy.
         temperature: of the KL divergence to the teacher.
-        teacher_cache_top_k: learn from a cache of the teacher's so many likeliest next tokens, written once; without it
-            from the live teacher.
+        teacher_cache_top_k: number of most likely next tokens that a cache of the teacher keeps for each label token;
+            it is written once and read in place of the live teacher. Without it there is no cache.
         teacher_cache_dir: where the cache is kept, for several runs to share; by default beside the run.
-        teacher_batch_size: sentences at once of the pseudo labels and of the cache: more are faster on a GPU and need
-            more memory. A run may go on with another number.
+        teacher_batch_size: sentences in a batch of the teacher while pseudo labels and the cache are written: more are
+            faster on a GPU and need more memory. A run may be resumed with another number.
         objective_options: further options of objectives, by name.
         pseudo_labels: ``"none"`` (gold targets), ``"replace"`` (the teacher's translations) or ``"augment"`` (both).
         pseudo_labels_dir: where they are kept, for several runs to share; ``None``: beside the run.
@@ -204,8 +204,8 @@ class WeightDistillConfig:
         generator_args: arguments of ``WeightDistillTrainingArguments`` for phase 1.
         finetune_args: the same for phase 2.
         prefix: text in front of every source (T5's task prefix).
-        max_source_length: tokens.
-        max_target_length: tokens.
+        max_source_length: longest source in tokens; what is longer is cut.
+        max_target_length: longest target in tokens, likewise.
     """
 
     source: str = "generator"
