@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,10 +26,10 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 def write_whole_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     """Writes into a draft and moves it to its place, which is empty or not there: the target is whole or not there."""
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=place_of_draft(folder)))
+    draft = place_of_draft(folder) / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    draft.mkdir()
     try:
         write(draft)
-        draft.chmod(0o755)
         place_draft(draft, folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)

@@ -11,6 +11,7 @@ scores.json            teacher and student on the test set, with their outputs
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,10 +58,23 @@ def read_settings(file: Path) -> dict[str, Any]:
     return settings
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that either version of YAML takes for a number: ``1e3`` is one in 1.2 alone."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def settings_text(settings: dict[str, Any]) -> str:
+    """Settings as YAML, for people and for ``--config``."""
+    return yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def write_settings(file: Path, settings: dict[str, Any]) -> None:
     """What :func:`read_settings` reads, whole or not at all."""
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    write_whole(file, lambda target: target.write(text.encode("utf-8")))
+    write_whole(file, lambda target: target.write(settings_text(settings).encode("utf-8")))
 
 
 class RunRecord:

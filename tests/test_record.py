@@ -1,6 +1,7 @@
 """What a run writes down: stages that add up, histories that survive, coefficients of the generator."""
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from training import arguments, random_features
 from transformers import TrainerCallback
 
 from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller
+from hf_weight_distill.cli.values import load_yaml
 from hf_weight_distill.files import write_whole, write_whole_folder
-from hf_weight_distill.record import RunRecord, read_json, write_json
+from hf_weight_distill.record import RunRecord, read_json, read_settings, settings_text, write_json, write_settings
 
 SHAPE = StudentShape(encoder_layers=2, decoder_layers=1, d_model=8, ffn_dim=12, attention_heads=2)
 GENERATOR = WeightDistillConfig(source="generator")
@@ -169,3 +171,22 @@ def test_groups_of_unequal_length_are_written_without_filling(tmp_path):
     distiller.distill(random_features(), output_dir=tmp_path / "run", generator_args=steps[0], finetune_args=steps[1])
     entry = record_of(tmp_path / "run")["learned"]["mixing"]["model.decoder.layers.{}.fc1.weight"]
     assert [len(row) for row in entry["end"]] == [len(group) for group in entry["groups"]] == [3, 1]
+
+
+def test_settings_read_the_same_by_both_versions_of_yaml(tmp_path):
+    settings = {
+        "prefix": "1e3",
+        "other": ["-2E5", "no", "0o17", "1_000", "on", "null", "~", ".5", "007"],
+        "rate": 1e-05,
+    }
+    write_settings(tmp_path / "run.yaml", settings)
+    assert read_settings(tmp_path / "run.yaml") == settings == load_yaml(settings_text(settings), "settings")
+
+
+def test_a_folder_is_as_private_as_the_users_umask_makes_it(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_whole_folder(tmp_path / "student", lambda draft: (draft / "a").write_text("x"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "student").stat().st_mode & 0o777 == 0o700

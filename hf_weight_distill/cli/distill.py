@@ -7,12 +7,10 @@ import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ..config import WeightDistillConfig
 from ..files import check_folder
 from ..recipes import RECIPES
-from ..record import RUN_FILE, SCORES_FILE, read_settings, write_settings
+from ..record import RUN_FILE, SCORES_FILE, read_settings, settings_text, write_settings
 from .flags import COMPARISON, SPELLING, add_comparison, add_shape, add_teacher, add_texts
 from .job import AFTERWARDS, COLUMN_FLAGS, DATA_FLAGS, LANGUAGE_FLAGS, PHASES, Job, job_of
 from .loading import PROGRAM, load_distiller, load_pairs, quiet, say, users_own
@@ -183,7 +181,7 @@ def _check_pairs(distiller: "WeightDistiller", pairs: dict[str, "Dataset"]) -> N
 def _print_job(job: Job, distiller: "WeightDistiller") -> None:
     """The plan as comments and the configuration as YAML: together a file for ``--config``."""
     print("\n".join(f"# {line}".rstrip() for line in str(distiller.plan).splitlines()))
-    print(yaml.safe_dump(job.to_dict(), sort_keys=False, allow_unicode=True), end="")
+    print(settings_text(job.to_dict()), end="")
     say("dry run: data, settings and folders are in order; nothing was trained or written")
 
 

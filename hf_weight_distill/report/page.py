@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 
 from .. import __version__
 from ..files import check_file, write_whole
+from ..record import settings_text
 from .numbers import amount, duration, millions, percent, plain, quantity, search, signed, times
 from .run import Run, read_run
 from .sections import (
@@ -75,7 +75,7 @@ def render(run: Run) -> str:
         title=f"{_teacher(run)} distilled",
         run=run,
         overview=_overview(run, sections["texts"].get("warnings", [])),
-        settings=yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True),
+        settings=settings_text(run.settings),
         languages={side: run.settings.get(f"{side}_lang") for side in ("source", "target")},
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
