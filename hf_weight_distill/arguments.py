@@ -37,7 +37,7 @@ _OF_THE_MACHINE = (
     *("disable_tqdm", "use_cpu", "do_", "generation_config"),
 )
 _CADENCE = ("eval_strategy", "eval_steps", "logging_steps", "save_strategy", "save_steps", "save_total_limit")
-_NOT_ABOUT_TRAINING = (*_OF_THE_MACHINE, "log", "save_", "dataloader_")
+_NOT_ABOUT_TRAINING = (*_OF_THE_MACHINE, "log", "save_", "dataloader_num_", "dataloader_p")
 
 
 @dataclass

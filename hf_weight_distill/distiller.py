@@ -66,7 +66,7 @@ from .methods import components, method, phases_that_trained
 from .model import WeightDistillModel
 from .plan import WeightPlan, build_plan, tensors_of
 from .recipes import nearest_recipe, recipe_config
-from .record import SCORES_FILE, RunRecord
+from .record import RUN_FILE, SCORES_FILE, RunRecord
 from .runs import check_folders, check_same_content, last_checkpoint, write_or_compare
 from .schedules import build_schedules
 from .sources import SOURCES
@@ -139,6 +139,7 @@ class WeightDistiller:
         self.history: dict[str, list[dict[str, float]]] = {}
         self._model: WeightDistillModel | None = None
         self._student: PreTrainedModel | None = None
+        self._generated: Path | None = None  # folder of what phase 1 made, where a resumed run took it from there
         self._run: Path | None = None
         self._device: torch.device | None = None  # where runs compute
         self._record = RunRecord(None)
@@ -186,8 +187,10 @@ class WeightDistiller:
 
     @property
     def student(self) -> PreTrainedModel:
-        """The distilled student, or before that the one that phase 1 starts from."""
-        return self._student if self._student is not None else self.model.materialize()
+        """The distilled student, or before that the one that phase 1 starts from, or has come to."""
+        if self._student is not None:
+            return self._student
+        return self.model.materialize() if self._generated is None else self._load_generated(self._generated)
 
     def calibrate(self, features: DatasetLike) -> WeightDistillModel:
         """Builds the phase-1 module with a start that looks at text: see :mod:`hf_weight_distill.starts`.
@@ -197,6 +200,7 @@ class WeightDistiller:
         """
         self.trim_vocabulary(features)
         self._model = self._build_model(self._calibration_batches(self.features(features)))
+        self._generated = None
         return self._model
 
     def _build_model(self, batches: list[Batch] | None, seed: int = 0) -> WeightDistillModel:
@@ -244,9 +248,17 @@ class WeightDistiller:
         if self.shape.vocab is not None and self._kept_ids is None:
             self._trim(train_dataset)
 
-    def _trim(self, data: DatasetLike | None, folder: Path | None = None) -> None:
-        """Once for the same text: what was chosen before, in ``folder`` or here, is taken again."""
+    def _trim(self, data: DatasetLike | None, folder: Path | None = None, anew: bool = False) -> None:
+        """Once for the same text: what was chosen before, in ``folder`` or here, is taken again.
+
+        Args:
+            data: to count tokens of.
+            folder: to keep the choice in.
+            anew: whether what lies in ``folder`` is to go.
+        """
         teacher, tokenizer = self._given
+        if folder is not None and anew:
+            shutil.rmtree(folder, ignore_errors=True)
         if folder is not None and folder.exists():
             small = load_trimmed(teacher, tokenizer, folder)
         else:
@@ -388,28 +400,23 @@ class WeightDistiller:
             FloatingPointError: the loss is not finite.
         """
         run, config = Path(output_dir), self.config
-        self._run = run
         own = {"generator_args": generator_args, "finetune_args": finetune_args}
-        evaluates = eval_dataset is not None
-        reads = {"evaluates": evaluates, "generates": getattr(compute_metrics, "of_translations", False)}
-        phases = [
-            generator_args or phase_arguments(config.generator_args, run / "generator", **reads),
-            finetune_args or phase_arguments(config.finetune_args, run / "finetune", **reads),
-        ]
+        phases = self._phases(run, own, eval_dataset is not None, compute_metrics)
         check_folders(run, phases, resume_from_checkpoint)
         check_run(config, self.plan, self.teacher, *phases)
         for args in phases:
-            check_training(args, evaluates, compute_metrics, callbacks)
+            check_training(args, eval_dataset is not None, compute_metrics, callbacks)
         phases = [with_whole_translations(args, self.teacher, config.max_target_length) for args in phases]
         generator_args, finetune_args = phases
-        self.comparison, self._student = None, None  # of a run before this one
+        self._run = self._generated = self.comparison = self._student = None  # of a run before this one
         self._data, self._told, self.summary = {}, {}, {}
-        self._record = RunRecord(run, generator_args.should_save)
-        self.history = dict(self._record.facts.get("history", {}))
+        began = (run / RUN_FILE).exists()  # perhaps another run: nothing of it changes before they are compared
+        self._record = RunRecord(None if began else run, generator_args.should_save)
         self._device = generator_args.device
         if self.shape.vocab is not None:
             with self._record.stage("vocabulary"), generator_args.main_process_first(desc="choosing the vocabulary"):
-                self._trim(train_dataset, run / "vocabulary")
+                stale = generator_args.should_save and not began  # of a start that failed, perhaps with other settings
+                self._trim(train_dataset, run / "vocabulary", anew=stale)
         if config.teacher_cache_top_k is None:
             self.teacher.to(self._device)
         pseudo = None
@@ -428,7 +435,11 @@ class WeightDistiller:
             named = {"train": train_dataset, "eval": eval_dataset}
             write_or_compare(run, self._run_description(own, named, made_of["teacher"]))
         if resume_from_checkpoint:
-            check_same_content(run, self._record.facts, made_of)
+            check_same_content(run, made_of)
+        self._run = run
+        if began:
+            self._record.move(run)
+        self.history = dict(self._record.facts.get("history", {}))
         if isinstance(train_dataset, str | os.PathLike):
             self._data["dataset"] = str(train_dataset)
         arguments = {"generator": generator_args.description(), "finetune": finetune_args.description()}
@@ -441,6 +452,20 @@ class WeightDistiller:
         self._record.write(finished=True)
         return self._student
 
+    def _phases(
+        self,
+        run: Path,
+        own: dict[str, WeightDistillTrainingArguments | None],
+        evaluates: bool,
+        compute_metrics: Callable | None,
+    ) -> list[WeightDistillTrainingArguments]:
+        """Arguments of both phases: the user's own, or those of the configuration."""
+        reads = {"evaluates": evaluates, "generates": getattr(compute_metrics, "of_translations", False)}
+        return [
+            given or phase_arguments(getattr(self.config, name), run / name.removesuffix("_args"), **reads)
+            for name, given in own.items()
+        ]
+
     def _generate(
         self,
         folder: Path,
@@ -451,8 +476,8 @@ class WeightDistiller:
     ) -> PreTrainedModel:
         """Phase 1, and across the boundary: the generated student lies in ``folder`` when it is over."""
         if resume and folder.exists():
-            kernel = self.teacher.config._attn_implementation  # not saved; another one rounds differently
-            return type(self.teacher).from_pretrained(folder, dtype=torch.float32, attn_implementation=kernel)
+            self._generated = folder  # phase 2 trains what it is given, and may be interrupted
+            return self._load_generated(folder)
         set_seed(args.seed)  # random projections are drawn before the trainer sets it
         with self._record.stage("start"):
             self._model = self._build_model(self._calibration_batches(features), args.seed)
@@ -464,6 +489,10 @@ class WeightDistiller:
         if args.should_save:
             write_whole_folder(folder, student.save_pretrained)
         return student
+
+    def _load_generated(self, folder: Path) -> PreTrainedModel:
+        kernel = self.teacher.config._attn_implementation  # not saved; another one rounds differently
+        return type(self.teacher).from_pretrained(folder, dtype=torch.float32, attn_implementation=kernel)
 
     def _finetune(
         self, student: PreTrainedModel, args: WeightDistillTrainingArguments, shared: dict[str, Any], resume: bool

@@ -101,6 +101,13 @@ class RunRecord:
         self.facts: dict[str, Any] = {} if self.file is None else read_json(self.file)
         self._inside: list[float] = []  # for each open stage, the seconds of stages within it
 
+    def move(self, folder: Path) -> None:
+        """From here on the record of a folder: what was noted before follows what stands there."""
+        stages = self.facts.get("stages", ())
+        self.file = folder / RECORD_FILE
+        self.facts = read_json(self.file)
+        self.write(stages=[*self.facts.get("stages", ()), *stages])
+
     def write(self, **facts: Any) -> None:
         """Adds facts. A folder that is not there yet is not made: a run that fails early leaves nothing behind."""
         self.facts |= facts

@@ -9,7 +9,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .arguments import WeightDistillTrainingArguments, about_training
-from .record import RUN_FILE, read_settings, write_settings
+from .record import RECORD_FILE, RUN_FILE, read_json, read_settings, write_settings
 
 _NOT_COMPARED = ("recipe", "train", "eval", "teacher_identity")
 
@@ -56,14 +56,14 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def check_same_content(run: Path, facts: dict[str, Any], made_of: dict[str, str | None]) -> None:
+def check_same_content(run: Path, made_of: dict[str, str | None]) -> None:
     """Whether a run goes on with the texts and the teacher that it began with, whatever their names are.
 
     Args:
         run: its folder.
-        facts: what its record says.
         made_of: fingerprints of ``data`` and ``teacher`` now.
     """
+    facts = read_json(run / RECORD_FILE)
     for name, kind in (("data", "other data"), ("teacher", "another teacher")):
         if facts.get(name) not in (None, made_of[name]):
             raise ValueError(

@@ -427,6 +427,43 @@ def test_resume_goes_on_where_it_stopped_and_ends_the_same(marian, tmp_path, sto
     assert all(torch.equal(t, tensors_of(resumed)[n]) for n, t in tensors_of(whole).items())
 
 
+def test_after_a_refusal_nothing_of_the_other_run_is_changed(marian, tmp_path):
+    config = replace(CONFIG, pseudo_labels="none")
+    first = load(marian, config=config)
+    first.distill(PAIRS, output_dir=tmp_path / "run")
+    measure = {"batch_sizes": (4,), "speed_sentences": 2, "metrics": ("chrf",)}
+    first.evaluate(PAIRS, **measure)
+    files = [tmp_path / "run" / name for name in ("scores.json", "record.json", "weight_distill.yaml")]
+    before = [file.read_text() for file in files]
+    another = replace(config, label_smoothing=0.0)
+    for settings, resume, message in (
+        (config, False, "exists and is not empty"),
+        (another, True, "other settings"),
+    ):
+        second = load(marian, config=settings)
+        with pytest.raises(ValueError, match=message):
+            second.distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=resume)
+        second.evaluate(PAIRS, **measure)  # an untrained start, whose scores are not the run's
+        assert [file.read_text() for file in files] == before
+
+
+def test_a_resumed_run_that_is_interrupted_again_has_the_student_of_phase_1(marian, tmp_path, monkeypatch):
+    def interrupted(self, *args, **kwargs):
+        if self.args.output_dir.endswith("finetune"):
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    real = module.WeightDistillTrainer.training_step
+    monkeypatch.setattr(module.WeightDistillTrainer, "training_step", interrupted)
+    for resume in (False, True):
+        distiller = load(marian)
+        with pytest.raises(KeyboardInterrupt):
+            distiller.distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=resume)
+        made = tensors_of(MarianMTModel.from_pretrained(tmp_path / "run" / "generated_student"))
+        assert all(torch.equal(t, made[n]) for n, t in tensors_of(distiller.student).items()), resume
+    distiller.save_pretrained(tmp_path / "student")
+
+
 def test_a_checkpoint_that_was_not_finished_is_passed_over(marian, tmp_path):
     config = replace(CONFIG, finetune_args=FAST | {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None})
     whole = load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
@@ -538,6 +575,13 @@ def test_a_run_that_is_over_and_was_moved_still_has_its_best_weights(marian, tmp
     again = {"output_dir": tmp_path / "here", "resume_from_checkpoint": True}
     resumed = load(marian, config=config).distill(PAIRS, PAIRS, **again)
     assert all(torch.equal(t, tensors_of(resumed)[n]) for n, t in tensors_of(whole).items())
+
+
+def test_resume_with_other_batches_is_refused(marian, tmp_path):
+    load(marian).distill(PAIRS, output_dir=tmp_path / "run")
+    other = replace(CONFIG, finetune_args=FAST | {"dataloader_drop_last": True})
+    with pytest.raises(ValueError, match="other settings .*dataloader_drop_last"):
+        load(marian, config=other).distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True)
 
 
 def test_resume_with_other_settings_is_refused(marian, tmp_path):

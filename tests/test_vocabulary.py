@@ -669,6 +669,13 @@ def test_a_resumed_run_takes_the_tokens_that_it_began_with(teachers, tmp_path, m
         distiller_of(teachers, 380).distill(TRAIN, output_dir=tmp_path / "cut", resume_from_checkpoint=True)
 
 
+def test_tokens_of_a_start_that_failed_are_not_taken_for_another_vocabulary(teachers, tmp_path):
+    with pytest.raises(ValueError, match="found the columns"):
+        distiller_of(teachers, 400).distill(TRAIN, TRAIN.rename_column("target", "x"), output_dir=tmp_path / "run")
+    options = {"output_dir": tmp_path / "run", "resume_from_checkpoint": True}  # as the error of a second start says
+    assert distiller_of(teachers, 380).distill(TRAIN, **options).config.vocab_size == 380
+
+
 def test_a_folder_of_another_teacher_is_refused(teachers, trimmed, tmp_path):
     save_trimmed(teachers("marian")[1], trimmed("marian")[2].ids, tmp_path)
     with pytest.raises(ValueError, match="keeps token 908 of a teacher that has 533.*made for another"):
