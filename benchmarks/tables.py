@@ -7,6 +7,7 @@
 """
 
 import argparse
+import functools
 import json
 import statistics
 from collections import defaultdict
@@ -18,12 +19,12 @@ GIVEN = ("sentences", "dropout")  # what a row has only where the run was told
 TEACHERS_DROPOUT = 0.1
 EXPLANATION = """\
 Made by `python benchmarks/tables.py` from `results.jsonl`. Each arm stands at its best learning rate on
-validation: mean and standard deviation over its seeds. The last column holds every rate that was tried with its
-mean validation BLEU; 0 is a run whose loss was no number any more. Minutes are of one CPU thread where the run
-recorded them, with the closed form, the teacher's forward passes and the scoring in them, and the wall clock of a
-busy machine where it did not (~). "The time of 300 updates": the others have as many updates as they do in the
-processor time that `fitted` took for 300, its closed form included. What the arms are, and what follows:
-[README.md](README.md)."""
+validation, two rates compared on the seeds that both have: mean and standard deviation over its seeds. The last
+column holds every rate that was tried with its mean validation BLEU; 0 is a run whose loss was no number any more.
+Minutes are of one CPU thread where the run recorded them, with the closed form, the teacher's forward passes and
+the scoring in them, and the wall clock of a busy machine where it did not (~). "The time of 300 updates": the
+others have as many updates as they do in the processor time that `fitted` took for 300, its closed form included.
+What the arms are, and what follows: [README.md](README.md)."""
 COPIED = ("copied", "pca", "importance", "uniform")  # starts without reconstruction, trained on
 CONTROLS = (*COPIED, "opdf")
 OTHERWISE = ("-kl", "-both")  # with another objective or other labels
@@ -91,16 +92,15 @@ def by_rate(rows: list[dict]) -> dict[str, dict[float, list[dict]]]:
 
 
 def best(rows: list[dict]) -> list[list[dict]]:
-    """The runs of each arm at its best learning rate: the mean validation BLEU of the seeds that all its rates have."""
-    found = []
-    for rates in by_rate(rows).values():
-        seeds = set.intersection(*({row["seed"] for row in group} for group in rates.values()))
+    """The runs of each arm at its best learning rate: two rates are compared on the seeds that both have."""
+    return [functools.reduce(better, rates.values()) for rates in by_rate(rows).values()]
 
-        def score(group: list[dict], seeds: set[int] = seeds) -> float:
-            return mean([row for row in group if row["seed"] in seeds] or group, "validation_bleu")
 
-        found.append(max(rates.values(), key=score))
-    return found
+def better(ours: list[dict], theirs: list[dict]) -> list[dict]:
+    """Of the runs at two rates those with the better mean validation BLEU of the seeds that both have."""
+    seeds = {row["seed"] for row in ours} & {row["seed"] for row in theirs}
+    found = [[row for row in group if row["seed"] in seeds] or group for group in (ours, theirs)]
+    return ours if mean(found[0], "validation_bleu") >= mean(found[1], "validation_bleu") else theirs
 
 
 def mean(rows: list[dict], field: str) -> float:

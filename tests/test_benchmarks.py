@@ -60,9 +60,12 @@ def test_the_best_rate_is_the_one_with_the_best_mean_on_validation():
     assert "0.001: 20.0, 0.002: 22.0" in tables.table(rows)
 
 
-def test_rates_are_compared_on_the_seeds_that_all_of_them_have():
+def test_two_rates_are_compared_on_the_seeds_that_both_have():
     rows = [row("pca", 1e-3, 1, 20.1, 0), row("pca", 2e-3, 1, 20.2, 0), row("pca", 2e-3, 2, 15.0, 0)]
     assert {r["learning_rate"] for r in tables.best(rows)[0]} == {2e-3}
+    rows += [row("pca", 1e-3, 2, 20.3, 0)]  # 2e-3 won with the first seed and loses with both
+    rows += [row("pca", 5e-4, 1, 19.0, 0)]  # which has the first seed alone, and no say in that
+    assert {r["learning_rate"] for r in tables.best(rows)[0]} == {1e-3}
     apart = [row("pca", 1e-3, 1, 20.1, 0), row("pca", 2e-3, 2, 15.0, 0)]
     assert {r["learning_rate"] for r in tables.best(apart)[0]} == {1e-3}
 
