@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from hf_weight_distill import RECIPES, distiller, evaluation
+from hf_weight_distill import arguments as arguments_module
 from hf_weight_distill import data as data_module
 from hf_weight_distill.cli import main
 from hf_weight_distill.cli.main import build_parser, underscored
@@ -62,7 +63,8 @@ def shrunk(monkeypatch):
     def arguments(values, *others, **reads):
         return real(values | (fast if values.get("max_steps") else {}), *others, **reads)
 
-    monkeypatch.setattr(distiller, "phase_arguments", arguments)
+    for module in (distiller, arguments_module):  # the command line takes it from the second
+        monkeypatch.setattr(module, "phase_arguments", arguments)
 
 
 def _marian(folder, **sizes):
