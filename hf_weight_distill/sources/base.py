@@ -104,8 +104,11 @@ class Inspection:
             }
             for path, mix_SG in self.mixing.items()
         }
-        ways = {name: (end - before.projections[name]).norm() for name, end in self.projections.items()}
-        return {"mixing": mixing, "moved": {k: (way / before.projections[k].norm()).item() for k, way in ways.items()}}
+        moved = {}
+        for name, end in self.projections.items():
+            start = before.projections[name]
+            moved[name] = ((end - start).norm() / start.norm()).item()
+        return {"mixing": mixing, "moved": moved}
 
 
 def _rows(mix_SG: Tensor, groups: tuple[tuple[int, ...], ...]) -> list[list[float]]:
