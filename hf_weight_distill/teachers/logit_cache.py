@@ -37,6 +37,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from transformers import DataCollatorForSeq2Seq
 
+from hf_weight_distill.data import lengths_and_values
 from hf_weight_distill.evaluation import inference, length_batches
 from hf_weight_distill.files import write_whole
 from hf_weight_distill.progress import Stage
@@ -73,9 +74,7 @@ def _describe(features: Dataset) -> _Data:
     source, target, counts = hashlib.sha256(), hashlib.sha256(), [np.empty(0, np.int64)]
     for table in _model_columns(features).with_format("arrow").iter(batch_size=1000):
         for name in table.column_names:
-            lists = table[name].combine_chunks()
-            lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
-            values = pc.list_flatten(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+            lengths, values = lengths_and_values(table[name])
             digest = target if name == "labels" else source
             digest.update(lengths.tobytes() + values.tobytes())
         row_of_value = np.repeat(np.arange(len(lengths)), lengths)  # of the labels, which come last
