@@ -37,7 +37,7 @@ TAG = "hf-weight-distill"  # on every card that is written here
 BUILT_IN = "built-in"  # what the data module calls the generated corpus
 METRIC_NAMES = {
     "bleu": "BLEU",
-    "chrf": "chrF2",
+    "chrf": "chrF",
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",

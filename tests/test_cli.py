@@ -451,7 +451,7 @@ def test_card_and_scores_are_repeated_too(folder, tmp_path):
     assert [card.language for card in cards] == [["en", "fr"]] * 2
     assert [card.license for card in cards] == ["mit", "apache-2.0"], "the flag wins"
     names = [[result.metric_name for result in card.eval_results] for card in cards]
-    assert names[0] == names[1] and "chrF2 (greedy)" in names[0] and "ROUGE-L (greedy)" in names[0]
+    assert names[0] == names[1] and "chrF (greedy)" in names[0] and "ROUGE-L (greedy)" in names[0]
     rows = [json.loads((tmp_path / name / "scores.json").read_text())["rows"] for name in ("run", "again")]
     assert [row["label"] for row in rows[0]] == [row["label"] for row in rows[1]]
     assert not any("beam 5" in row["label"] or "bleu" in row["label"] for row in rows[1])

@@ -232,6 +232,14 @@ def test_the_same_teacher_under_another_name_is_welcome(teacher, tokenizer, pair
     assert calls == []
 
 
+def test_greedy_labels_are_welcome_under_any_length_penalty(teacher, tokenizer, pairs, tmp_path, monkeypatch):
+    greedy = {**OPTIONS, "num_beams": 1}
+    generate_pseudo_labels(teacher, tokenizer, pairs, tmp_path, **greedy)
+    calls = count_generate(teacher, monkeypatch)
+    generate_pseudo_labels(teacher, tokenizer, pairs, tmp_path, **greedy, length_penalty=0.5)
+    assert calls == []
+
+
 def test_changed_gold_or_order_is_refused(teacher, tokenizer, pairs, tmp_path):
     generate_pseudo_labels(teacher, tokenizer, pairs, tmp_path, **OPTIONS)
     with pytest.raises(ValueError, match="source_fingerprint: found"):

@@ -1,10 +1,9 @@
 """Numbers as the page writes them."""
 
+from ..card import METRIC_NAMES
 from ..progress import clock
 
-NAMES = {"bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2"} | {
-    "rougeL": "ROUGE-L",
-    "rougeLsum": "ROUGE-Lsum",
+NAMES = METRIC_NAMES | {
     "bytes_on_disk": "bytes on disk",
     "tokens_per_second": "tokens/s",
     "sentences_per_second": "sentences/s",

@@ -139,7 +139,7 @@ def _generate_shard(teacher, tokenizer, sources: Sequence[str], search: _Search,
     """The teacher's outputs for `sources`, in their order; `advance(n)` hears of every n finished sentences."""
     options = {"max_source_length": search.max_source_length, "max_new_tokens": search.max_target_length}
     options["num_return_sequences"] = 1
-    if search.num_beams > 1:  # greedy search has no length penalty and warns about one
+    if search.num_beams > 1:  # greedy search warns about one
         options["length_penalty"] = search.length_penalty
     sources = [search.prefix + text for text in sources]
     return translate_within(teacher, tokenizer, sources, batch_size, search.num_beams, advance, **options)
@@ -277,6 +277,8 @@ def generate_pseudo_labels(
         >>> labelled[0]  # doctest: +SKIP
         {'source': 'Two dogs run.', 'target': 'Zwei Hunde rennen.', 'teacher_target': 'Zwei Hunde laufen.'}
     """
+    if num_beams == 1:  # greedy search knows no length penalty, and labels made with another are the same
+        length_penalty = 1.0
     search = _Search(num_beams, length_penalty, max_source_length, max_target_length, prefix)
     _check_arguments(teacher, pairs, search, shard_size)
     folder = Path(output_dir)
