@@ -31,7 +31,7 @@ from hf_weight_distill.data import load_pairs, tokenize_pairs
 from hf_weight_distill.evaluation import compute_scores, decoding_speed, model_size, translate
 from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
 
-TOKENS = 3000  # target tokens a batch, padding included
+TOKENS = 3360  # a batch: pairs times the longest side
 
 
 def parse() -> argparse.Namespace:
@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--sentences", type=int, help="train on the first so many pairs; without it on all of them")
     parser.add_argument("--dropout", type=float, help="of the students; without it the teacher's")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="target tokens a batch, padding included")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens a batch: pairs times their longest side")
     parser.add_argument("--num_beams", type=int, default=4, help="beam of the pseudo labels")
     parser.add_argument("--labels", type=Path, default=HERE / "runs" / "labels")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")

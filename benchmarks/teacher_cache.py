@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--top_k", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--updates", type=int, default=10)
-    parser.add_argument("--tokens", type=int, default=3000, help="target tokens a batch, padding included")
+    parser.add_argument("--tokens", type=int, default=3000, help="tokens a batch: pairs times their longest side")
     return parser.parse_args()
 
 
@@ -130,7 +130,7 @@ def main() -> None:
     features = tokenize_pairs(pairs.select(range(min(options.rows, len(pairs)))), distiller.tokenizer)
     device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} thread(s)"
     vocabulary = distiller.teacher.config.vocab_size
-    print(f"{device}; {len(features)} sentences, vocabulary {vocabulary}, {options.tokens} target tokens a batch\n")
+    print(f"{device}; {len(features)} sentences, vocabulary {vocabulary}, {options.tokens} tokens a batch\n")
     print(HEADER, "|---|---|---|---|---|---|---|", sep="\n")
     for row in rows(options, distiller, features):
         print(row, flush=True)

@@ -47,15 +47,15 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
     Args:
         projection_lr_factor: learning rate of projections and mixing coefficients, as a factor of ``learning_rate``.
             One step on a projection moves every weight that it makes, so that it needs smaller ones.
-        max_tokens_per_batch: sentences of similar length are put into batches of at most so many target tokens a
-            process, padding included; replaces ``per_device_train_batch_size``.
+        max_tokens_per_batch: pairs of similar length are put into batches of at most so many tokens a process: pairs
+            times their longest source or target; replaces ``per_device_train_batch_size``.
     """
 
     projection_lr_factor: float = field(
         default=0.05, metadata={"help": "Learning rate of projections and mixing, as a factor of learning_rate."}
     )
     max_tokens_per_batch: int | None = field(
-        default=None, metadata={"help": "Batches by target tokens (padding included) instead of by sentences."}
+        default=None, metadata={"help": "Batches by tokens (of the longer side, padding included) instead of by pairs."}
     )
 
     def __post_init__(self) -> None:
@@ -69,11 +69,20 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"projection_lr_factor={self.projection_lr_factor}: expected a number of at least 0")
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
             raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: expected a positive number")
-        others = {"auto_find_batch_size": True, "train_sampling_strategy": "sequential"}
-        useless = [f"{name}={value!r}" for name, value in others.items() if getattr(self, name) == value]
-        if self.max_tokens_per_batch is not None and useless:
+        if self.max_tokens_per_batch is not None:
+            self._check_useless()
+
+    def _check_useless(self) -> None:
+        """Whether something else is to make the batches, too."""
+        useless = {
+            "per_device_train_batch_size": self.per_device_train_batch_size != type(self).per_device_train_batch_size,
+            "auto_find_batch_size": self.auto_find_batch_size,
+            "train_sampling_strategy": self.train_sampling_strategy == "sequential",
+        }
+        for name in (name for name, given in useless.items() if given):
             raise ValueError(
-                f"max_tokens_per_batch makes the batches, and {useless[0]} would have no effect: leave one of them out"
+                f"max_tokens_per_batch={self.max_tokens_per_batch} makes the batches, and "
+                f"{name}={getattr(self, name)!r} would have no effect: leave one of them out"
             )
 
     def description(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class DemoSettings:
         num_beams: beam of these translations.
         updates: updates of each student, both phases together.
         learning_rates: peak learning rate of each way.
-        tokens_per_batch: target tokens a batch, padding included.
+        tokens_per_batch: tokens of the longer side a batch, padding included.
         speed_sentences: test sentences whose decoding is timed.
         seed: of all that is random.
     """

@@ -2,7 +2,12 @@
 
 from .config import WeightDistillConfig, check_names
 
-_SCHEDULE = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.1}
+_TRAINING = {
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,
+    "max_tokens_per_batch": 4096,  # a process
+}
 _PAPER_OPTIMIZER = {
     "max_steps": 30_000,
     "learning_rate": 7e-4,
@@ -11,7 +16,7 @@ _PAPER_OPTIMIZER = {
     "adam_beta2": 0.98,
     "weight_decay": 0.0,
     "max_grad_norm": 0.0,  # no clipping
-    "max_tokens_per_batch": 4096,  # a process; the publication used 8
+    "max_tokens_per_batch": 4096,  # a process; the publication used 8 processes
     "projection_lr_factor": 1.0,
 }
 
@@ -22,7 +27,7 @@ RECIPES: dict[str, WeightDistillConfig] = {
         source="direct",
         dropout=0.0,  # a student that has less room than its teacher has more to learn than to forget
         generator_args={"max_steps": 0},
-        finetune_args={**_SCHEDULE, "max_steps": 2_000},
+        finetune_args={**_TRAINING, "max_steps": 2_000},
         pseudo_labels="replace",
         num_beams=4,
     ),
@@ -30,8 +35,8 @@ RECIPES: dict[str, WeightDistillConfig] = {
     "generator": WeightDistillConfig(
         source="generator",
         dropout=0.0,
-        generator_args={**_SCHEDULE, "max_steps": 1_000},
-        finetune_args={**_SCHEDULE, "max_steps": 1_000},
+        generator_args={**_TRAINING, "max_steps": 1_000},
+        finetune_args={**_TRAINING, "max_steps": 1_000},
         pseudo_labels="replace",
         num_beams=4,
     ),
@@ -54,7 +59,7 @@ RECIPES: dict[str, WeightDistillConfig] = {
         source_options={"unit_sites": 1},
         reconstruction="none",
         generator_objectives={"cross_entropy": 1.0, "tensor_constraint": 1e-4},
-        generator_args={"max_steps": 2_000, "learning_rate": 5e-4, "lr_scheduler_type": "cosine", "warmup_steps": 0.1},
+        generator_args={**_TRAINING, "max_steps": 2_000, "learning_rate": 5e-4},
         finetune_args={"max_steps": 0},
         pseudo_labels="replace",
         num_beams=4,
@@ -66,7 +71,7 @@ RECIPES: dict[str, WeightDistillConfig] = {
         generator_args={"max_steps": 0},
         finetune_objectives={"cross_entropy": 1.0, "cross_correlation": 0.1},
         schedules={"magnitude_pruning": {"sparsity": 0.9, "steps": 10, "end": 0.75}},
-        finetune_args={"max_steps": 2_000, "learning_rate": 5e-4, "lr_scheduler_type": "cosine", "warmup_steps": 0.02},
+        finetune_args={**_TRAINING, "max_steps": 2_000, "learning_rate": 5e-4, "warmup_steps": 0.02},
     ),
 }
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from pyarrow.compute import list_value_length
@@ -30,7 +31,7 @@ from .training_progress import TrainingProgress
 
 
 def token_batches(dataset: Dataset | IterableDataset, args: WeightDistillTrainingArguments) -> TokenBatchSampler | None:
-    """Batches by target tokens; ``None`` where the arguments ask for none.
+    """Batches by tokens; ``None`` where the arguments ask for none.
 
     Raises:
         ValueError: a stream, whose lengths are not known, or a sentence that fits no batch.
@@ -40,12 +41,13 @@ def token_batches(dataset: Dataset | IterableDataset, args: WeightDistillTrainin
     if not isinstance(dataset, Dataset):
         raise ValueError(
             f"max_tokens_per_batch={args.max_tokens_per_batch} sorts sentences by length, and a stream does not know "
-            "its lengths: load the data without streaming, or set per_device_train_batch_size"
+            "its lengths: load the data without streaming, or leave max_tokens_per_batch out and "
+            "set per_device_train_batch_size"
         )
     seed = args.seed if args.data_seed is None else args.data_seed
-    labels = dataset.select_columns("labels").with_format("arrow")[:]["labels"]
-    lengths = list_value_length(labels).to_pylist()
-    return TokenBatchSampler(lengths, args.max_tokens_per_batch, seed=seed, drop_last=args.dataloader_drop_last)
+    sides = dataset.select_columns(["input_ids", "labels"]).with_format("arrow")[:].columns
+    longer = np.maximum(*(list_value_length(side) for side in sides))
+    return TokenBatchSampler(longer, args.max_tokens_per_batch, seed=seed, drop_last=args.dataloader_drop_last)
 
 
 def check_objectives(

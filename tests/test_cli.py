@@ -287,6 +287,18 @@ def test_updates_take_the_place_of_a_files_epochs(tmp_path):
     }
 
 
+def test_pairs_and_tokens_take_each_others_place(tmp_path):
+    recipe = RECIPES["default"].finetune_args
+    pairs = parsed("--finetune_args", "per_device_train_batch_size=16").config.finetune_args
+    without = {name: value for name, value in recipe.items() if name != "max_tokens_per_batch"}
+    assert pairs == without | {"per_device_train_batch_size": 16}
+    file = tmp_path / "run.yaml"
+    file.write_text("config: {finetune_args: {per_device_train_batch_size: 16}}\n")
+    tokens = parsed("--config", str(file), "--finetune_args", "max_tokens_per_batch=100").config.finetune_args
+    assert tokens == {"max_tokens_per_batch": 100}
+    assert parsed("--finetune_args", "per_device_train_batch_size=").config.finetune_args == recipe
+
+
 def test_epochs_take_the_place_of_the_recipes_updates():
     assert "max_steps" in RECIPES["default"].finetune_args
     assert "max_steps" not in parsed("--finetune_args", "num_train_epochs=3").config.finetune_args

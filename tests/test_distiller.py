@@ -795,7 +795,11 @@ def test_folders_that_are_taken(marian, tmp_path):
         ),
         (
             {"finetune_args": FAST | {"max_tokens_per_batch": 99, "auto_find_batch_size": True}},
-            "max_tokens_per_batch makes the batches, and auto_find_batch_size=True",
+            "max_tokens_per_batch=99 makes the batches, and auto_find_batch_size=True",
+        ),
+        (
+            {"finetune_args": FAST | {"max_tokens_per_batch": 99, "per_device_train_batch_size": 4}},
+            "max_tokens_per_batch=99 makes the batches, and per_device_train_batch_size=4 .*leave one",
         ),
         (
             {"finetune_args": FAST | {"max_tokens_per_batch": 99, "train_sampling_strategy": "sequential"}},
@@ -984,11 +988,8 @@ def test_a_stream_needs_no_pseudo_labels(marian, tmp_path):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_runs(marian, tmp_path, recipe):
     config = RECIPES[recipe]
-    small = {
-        name: value | FAST
-        for name, value in (("generator_args", config.generator_args), ("finetune_args", config.finetune_args))
-    }
-    config = replace(config, num_beams=2, **{n: v | {"max_tokens_per_batch": None} for n, v in small.items()})
+    small = {name: getattr(config, name) | FAST for name in ("generator_args", "finetune_args")}
+    config = replace(config, num_beams=2, **small)
     student = load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
     assert all(torch.isfinite(t).all() for t in tensors_of(student).values())
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import skip_first_batches
 from accelerate.data_loader import prepare_data_loader
+from datasets import Dataset
 from ddp_worker import train
 from models import random_batch, tiny_teacher
 from training import arguments, random_features
@@ -22,7 +23,7 @@ from hf_weight_distill.model import WeightDistillModel
 from hf_weight_distill.objectives import OBJECTIVES, Objective, build_objectives
 from hf_weight_distill.runs import last_checkpoint
 from hf_weight_distill.starts import teacher_start
-from hf_weight_distill.trainer import WeightDistillTrainer
+from hf_weight_distill.trainer import WeightDistillTrainer, token_batches
 
 HERE = Path(__file__).parent
 
@@ -251,6 +252,13 @@ def test_resume_is_bit_exact(phase, tokens, tmp_path):
     whole = run("a")
     resumed = run("b", resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
+
+
+def test_the_longer_side_of_a_pair_fills_a_batch(tmp_path):
+    sources, targets = (9, 2, 3, 1, 2), (2, 8, 3, 4, 1)
+    rows = [{"input_ids": [5] * s, "labels": [6] * t} for s, t in zip(sources, targets, strict=True)]
+    sampler = token_batches(Dataset.from_list(rows), arguments(tmp_path, max_tokens_per_batch=10))
+    assert sorted(sorted(batch) for batch in sampler) == [[0], [1], [2, 3], [4]]  # 9; 8; 2 x 4; 2
 
 
 def test_on_two_processes_token_batches_go_on_within_their_own_epoch(tmp_path):

@@ -31,6 +31,7 @@ LANGUAGE_FLAGS = {
     "tgt_lang": "target language likewise; generation is made to start with it",
 }
 PHASES = ("generator_args", "finetune_args")
+_ONE_OF_TWO = (("num_train_epochs", "max_steps"), ("per_device_train_batch_size", "max_tokens_per_batch"))
 # What the card says and how the test set is measured, after training: flags, and how a --config file has them.
 AFTERWARDS = {
     "task": Literal["translation", "summarization"],
@@ -122,8 +123,8 @@ def _check_fields(where: str, values: Any, cls: type) -> None:
 def job_of(arguments: argparse.Namespace) -> Job:
     """The job of parsed arguments: the recipe, over it the file's fields, over them the flags.
 
-    A field of the file replaces the recipe's; a dictionary given as a flag is merged into it key by key, where
-    ``num_train_epochs`` takes the place of ``max_steps``.
+    A field of the file replaces the recipe's; a dictionary given as a flag is merged into it key by key, where epochs
+    and updates, and batches of pairs and of tokens, take each other's place.
 
     Raises:
         ValueError: a file that cannot be read, unknown or wrong fields, no teacher, flags of a phase without updates.
@@ -143,10 +144,9 @@ def job_of(arguments: argparse.Namespace) -> Job:
     settings = given_fields(arguments, WeightDistillConfig)
     for phase in PHASES:
         asked = settings.get(phase, {})
-        if asked.get("num_train_epochs", GONE) is not GONE:
-            asked.setdefault("max_steps", GONE)  # the Trainer would take it rather than the epochs
-        elif asked.get("max_steps", GONE) not in (GONE, -1):
-            asked.setdefault("num_train_epochs", GONE)
+        for one, other in (*_ONE_OF_TWO, *(pair[::-1] for pair in _ONE_OF_TWO)):
+            if asked.get(one, GONE) not in (GONE, -1, None):
+                asked.setdefault(other, GONE)
     before, config = config, WeightDistillConfig.from_dict(merge_flags(config, settings))
     _check_phases({name: value for name, value in settings.items() if value != before[name]}, config)
     own_teacher = flags.keys() & {"teacher", "teacher_revision", *LANGUAGE_FLAGS}
