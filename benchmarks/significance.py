@@ -3,13 +3,15 @@
     python benchmarks/significance.py --data DATA       # the default's start against the best control, every budget
     python benchmarks/significance.py --data DATA --student 4+1 --updates 300 --baseline copied-first --arms fitted-kl
 
-Each arm stands at its best learning rate on validation; seed k is compared with seed k. p is at least one part in so
-many resamples, by construction.
+Each arm stands at its best learning rate on validation. Seed k is compared with seed k, and then all seeds with all: a
+resample of the sentences has each of them with the translations of every seed, and counts are summed before a score is
+made of them. p is at least one part in so many resamples, by construction.
 """
 
 import argparse
 import functools
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 
 from sacrebleu.metrics import BLEU, CHRF
@@ -18,7 +20,10 @@ from tables import HERE, Budget, best, by_budget, cell, contest, load, mean, run
 
 from hf_weight_distill.data import load_pairs
 
-SUMMARY = "student|updates|equal|dropout|sentences|seeds|best control|its BLEU|`fitted`|difference|p, each seed|chrF"
+SUMMARY = (
+    "student|updates|equal|dropout|sentences|seeds|best control|its BLEU|`fitted`|difference|p, each seed|p, all seeds|"
+)
+SUMMARY += "chrF|p, all seeds"
 PAIRS = "arm|seed|BLEU|baseline|p|chrF|baseline|p"
 
 
@@ -37,11 +42,33 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def bootstrap(options: argparse.Namespace, baseline: dict, row: dict) -> dict[str, tuple[float, float, float]]:
-    """``{metric: (the baseline's score, the run's, p)}`` of two runs."""
+class _OfSeveralRuns:
+    """A metric of sacreBLEU over lines that hold the translations of several runs, a tab between them."""
+
+    def _extract_corpus_statistics(self, hypotheses: Sequence[str], references: None) -> list[list[float]]:
+        runs = zip(*(line.split("\t") for line in hypotheses), strict=True)
+        counts = [super(_OfSeveralRuns, self)._extract_corpus_statistics(list(run), references) for run in runs]
+        return [[sum(numbers) for numbers in zip(*line, strict=True)] for line in zip(*counts, strict=True)]
+
+
+class SeveralBLEU(_OfSeveralRuns, BLEU):
+    """BLEU, its counts summed over runs."""
+
+
+class SeveralCHRF(_OfSeveralRuns, CHRF):
+    """chrF likewise."""
+
+
+def bootstrap(
+    options: argparse.Namespace, baseline: Sequence[dict], rows: Sequence[dict]
+) -> dict[str, tuple[float, float, float]]:
+    """``{metric: (the baseline's score, the other's, p)}`` of two arms, each in as many seeds."""
     folder, references = options.results.parent / "translations", [test_targets(options.data)]
-    systems = [(str(k), translations(folder, run)) for k, run in enumerate((baseline, row))]
-    metrics = {"BLEU": BLEU(references=references), "chrF": CHRF(references=references)}
+    systems = []
+    for name, runs in (("baseline", baseline), ("rows", rows)):
+        lines = zip(*(translations(folder, run) for run in runs), strict=True)
+        systems.append((name, ["\t".join(text.replace("\t", " ") for text in line) for line in lines]))
+    metrics = {"BLEU": SeveralBLEU(references=references), "chrF": SeveralCHRF(references=references)}
     _, scores = PairedTest(systems, metrics, None, test_type="bs", n_samples=options.resamples)()
     return {
         name: (before.score, found.score, found.p_value)
@@ -68,7 +95,8 @@ def summary(options: argparse.Namespace, budget: Budget, rows: list[dict]) -> No
         return
     ours, theirs = (sorted(group, key=lambda row: row["seed"]) for group in pair)
     difference = mean(ours, "test_bleu") - mean(theirs, "test_bleu")
-    found = [bootstrap(options, *runs)["BLEU"][2] for runs in zip(theirs, ours, strict=True)]
+    found = [bootstrap(options, [before], [row])["BLEU"][2] for before, row in zip(theirs, ours, strict=True)]
+    bleu, chrf = (scores[2] for scores in bootstrap(options, theirs, ours).values())
     few = f"{budget.sentences:,}" if budget.sentences else "all"
     line = [
         budget.student,
@@ -80,18 +108,21 @@ def summary(options: argparse.Namespace, budget: Budget, rows: list[dict]) -> No
         f"`{theirs[0]['arm']}`",
     ]
     line += [cell(theirs, "test_bleu"), cell(ours, "test_bleu"), f"{difference:+.1f}"]
-    line += [", ".join(f"{p:.3f}" for p in found), ", ".join(cell(group, "test_chrf") for group in (theirs, ours))]
+    line += [", ".join(f"{p:.3f}" for p in found), f"{bleu:.3f}"]
+    line += [", ".join(cell(group, "test_chrf") for group in (theirs, ours)), f"{chrf:.3f}"]
     print(f"| {' | '.join(line)} |", flush=True)
 
 
 def against(options: argparse.Namespace, rows: list[dict]) -> None:
-    """A line an arm and seed."""
+    """A line an arm and seed, and one of all its seeds."""
     groups = {group[0]["arm"]: {row["seed"]: row for row in group} for group in best(rows)}
+    before = groups.get(options.baseline, {})
     for arm in options.arms:
-        for seed in sorted(groups.get(arm, {}).keys() & groups.get(options.baseline, {}).keys()):
-            scores = bootstrap(options, groups[options.baseline][seed], groups[arm][seed]).values()
-            cells = [f"{found:.1f} | {before:.1f} | {p:.3f}" for before, found, p in scores]
-            print(f"| {arm} | {seed} | {' | '.join(cells)} |", flush=True)
+        seeds = sorted(groups.get(arm, {}).keys() & before.keys())
+        for some in [[seed] for seed in seeds] + ([seeds] if len(seeds) > 1 else []):
+            pair = ([group[seed] for seed in some] for group in (before, groups[arm]))
+            cells = [f"{found:.1f} | {base:.1f} | {p:.3f}" for base, found, p in bootstrap(options, *pair).values()]
+            print(f"| {arm} | {', '.join(map(str, some))} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:

@@ -189,6 +189,15 @@ def test_at_equal_time_an_arm_gets_the_updates_of_its_time(made, tmp_path):
         run(made, *equal, "--arms", "pca")
 
 
+@pytest.mark.parametrize(("metric", "one"), [("SeveralBLEU", sacrebleu.BLEU), ("SeveralCHRF", sacrebleu.CHRF)])
+def test_the_score_of_several_seeds_is_that_of_their_texts_in_a_row(metric, one):
+    gold, seeds = list(SENTENCES[:5]), [SENTENCES[k : k + 5] for k in (1, 2, 0)]
+    lines = ["\t".join(texts) for texts in zip(*seeds, strict=True)]
+    several = getattr(importlib.import_module("significance"), metric)(references=[gold])
+    expected = one().corpus_score([text for texts in seeds for text in texts], [gold * 3]).score
+    assert several.corpus_score(lines, None).score == pytest.approx(expected, rel=1e-12) and expected < 100
+
+
 def test_bootstrap_speed_and_picture_are_made_from_the_results(made, capsys):
     results = ("--results", made / "results.jsonl")
     arms_of = ("--baseline", "copied-first", "--arms", "fitted")
