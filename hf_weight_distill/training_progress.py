@@ -1,5 +1,6 @@
 """The progress of training, shown like that of all other long work."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ PHASE_NAMES = {"generator": "phase 1, generator", "finetune": "phase 2, student"
 
 
 class TrainingProgress(TrainerCallback):
-    """Shows each phase as a :class:`Stage`: updates, time left, the latest loss. A context manager.
+    """Shows each phase as a :class:`Stage`: updates, time left, passes over the data, latest loss. A context manager.
 
     A ``WeightDistillTrainer`` with this callback has neither the base class's bar nor its lines.
 
@@ -28,6 +29,7 @@ class TrainingProgress(TrainerCallback):
         self.console = console
         self._stage: Stage | None = None
         self._seen: dict[str, float] = {}  # the latest losses
+        self._passes: list[str] = []  # over the data, where their length is known
 
     def __enter__(self) -> "TrainingProgress":
         return self
@@ -43,7 +45,7 @@ class TrainingProgress(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         folder = Path(args.output_dir).name
         self._close()
-        self._seen = {}
+        self._seen, self._passes = {}, []
         options = {"done": state.global_step, "console": self.console, "enabled": state.is_world_process_zero}
         self._stage = Stage(PHASE_NAMES.get(folder, folder), state.max_steps, "updates", **options)
         self._stage.__enter__()
@@ -52,7 +54,9 @@ class TrainingProgress(TrainerCallback):
         self._stage.advance(1)
 
     def on_log(self, args, state, control, logs, **kwargs) -> None:
-        """The loss of training, and that of evaluation when there is one."""
+        """Passes, the loss of training, and that of evaluation when there is one."""
+        if state.num_train_epochs < sys.maxsize:  # as the base class has it for a stream
+            self._passes = [f"{state.epoch:.1f} passes"]
         self._seen |= {name: float(value) for name, value in logs.items() if name in ("loss", "eval_loss")}
         self._note()
 
@@ -63,7 +67,7 @@ class TrainingProgress(TrainerCallback):
     def _note(self, *doing: str) -> None:
         losses = [f"{name} {value:.2f}" for name, value in self._seen.items()]
         if self._stage is not None:
-            self._stage.advance(0, note=", ".join([*losses, *doing]))
+            self._stage.advance(0, note=", ".join([*self._passes, *losses, *doing]))
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         self._close()

@@ -420,7 +420,9 @@ def test_scores_are_printed_written_and_on_the_card(run):
 def test_progress_is_seen_and_noise_is_not(run):
     path, _, out, err = run
     for phase in ("phase 1, generator", "phase 2, student"):
-        assert re.search(rf"{phase}: 3 updates in 0:\d\d, loss \d+\.\d\d, eval_loss \d+\.\d\d\n", err), err
+        assert re.search(
+            rf"{phase}: 3 updates in 0:\d\d, \d+\.\d passes, loss \d+\.\d\d, eval_loss \d+\.\d\d\n", err
+        ), err
     assert "evaluation: 80 sentences in 0:" in err, "8 translated and 4 x 8 timed, by teacher and student"
     assert "loss" not in out, "stdout is for results"
     history = json.loads((path / "record.json").read_text())["history"]

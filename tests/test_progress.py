@@ -104,7 +104,18 @@ def test_both_phases_are_shown_and_the_trainers_own_display_is_not(tmp_path, cap
     for line, name, phase in zip(lines, ("phase 1, generator", "phase 2, student"), distiller.history, strict=True):
         loss = [row["loss"] for row in distiller.history[phase] if "loss" in row][-1]
         evaluated = [row["eval_loss"] for row in distiller.history[phase] if "eval_loss" in row][-1]
-        assert re.fullmatch(rf"{name}: 3 updates in 0:\d\d, loss {loss:.2f}, eval_loss {evaluated:.2f}", line), line
+        told = rf"1\.5 passes, loss {loss:.2f}, eval_loss {evaluated:.2f}"  # 3 updates of 8 rows of 16
+        assert re.fullmatch(rf"{name}: 3 updates in 0:\d\d, {told}", line), line
+
+
+def test_a_stream_has_no_passes(tmp_path):
+    console = plain_console()
+    distiller = WeightDistiller(tiny_teacher("marian"), student=StudentShape(decoder_layers=1), config=PLAIN)
+    phases = {f"{name}_args": arguments(tmp_path / name, max_steps=1) for name in ("generator", "finetune")}
+    with TrainingProgress(console) as shown:
+        stream = random_features(16).to_iterable_dataset()
+        distiller.distill(stream, output_dir=tmp_path / "run", callbacks=[shown], **phases)
+    assert "updates" in console.file.getvalue() and "passes" not in console.file.getvalue()
 
 
 def test_an_error_in_training_leaves_no_bar_behind(tmp_path):
