@@ -398,6 +398,7 @@ class WeightDistiller:
         Raises:
             ValueError: before anything is trained, for data, settings or folders that cannot work.
             FloatingPointError: the loss is not finite.
+            MemoryError: a batch is too large for the device.
         """
         run, config = Path(output_dir), self.config
         own = {"generator_args": generator_args, "finetune_args": finetune_args}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset, IterableDataset
 from pyarrow.compute import list_value_length
 from torch import Tensor, nn
@@ -91,6 +92,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         ValueError: an objective needs a teacher and there is none, or more than a cache holds; the cache is of other
             features; activation checkpointing in phase 1.
         FloatingPointError: the loss is not finite; checkpoints written before stay.
+        MemoryError: a batch is too large for the device.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole accumulated batch
@@ -211,8 +213,18 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One step; stops at a loss that is not finite."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        """One step; stops at a loss that is not finite, and says what to do about a batch that is too large."""
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except RuntimeError as error:
+            if self.args.auto_find_batch_size or not should_reduce_batch_size(error):
+                raise
+            tokens = self.args.max_tokens_per_batch is not None
+            name = "max_tokens_per_batch" if tokens else "per_device_train_batch_size"
+            raise MemoryError(
+                f"out of memory on {self.args.device} with {name}={getattr(self.args, name)}: lower it, and raise "
+                "gradient_accumulation_steps by the same factor to train on as much"
+            ) from error
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1} (learning rate "

@@ -344,6 +344,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert all(torch.isfinite(t).all() for t in state.values())
 
 
+class Greedy(Objective):
+    """More numbers than any machine has room for."""
+
+    name = "greedy"
+
+    def forward(self, student, teacher, labels):
+        return torch.empty(10**15).sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"max_tokens_per_batch": 60}, "max_tokens_per_batch=60"), ({}, "per_device_train_batch_size=8")],
+)
+def test_a_batch_that_is_too_large_says_what_to_lower(options, told, tmp_path):
+    teacher, student = build("finetune")
+    trainer = trainer_of(student, teacher, arguments(tmp_path, **options))
+    trainer.objectives["greedy"], trainer.objective_weights["greedy"] = Greedy(), 1.0
+    with pytest.raises(MemoryError, match=f"out of memory on cpu with {told}: lower it, and raise gradient_acc"):
+        trainer.train()
+
+
 @pytest.mark.parametrize(
     "options, message",
     [({"projection_lr_factor": -1}, "expected a number of at least 0"), ({"max_tokens_per_batch": 0}, "positive")],

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         resume = "; the same command with --resume goes on" if arguments.command == "distill" else ""
         say(f"\n{PROGRAM}: interrupted{resume}")
         return 130
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, MemoryError) as error:
         if arguments.traceback:
             traceback.print_exc()
         say(f"{PROGRAM} {arguments.command}: error: {' '.join(str(error).split())}")
