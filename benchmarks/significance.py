@@ -11,7 +11,8 @@ made of them. p is at least one part in so many resamples, by construction.
 import argparse
 import functools
 import gzip
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sacrebleu.metrics import BLEU, CHRF
@@ -88,29 +89,48 @@ def translations(folder: Path, row: dict) -> list[str]:
     return gzip.decompress((folder / f"{run_name(row)}.txt.gz").read_bytes()).decode().splitlines()
 
 
-def summary(options: argparse.Namespace, budget: Budget, rows: list[dict]) -> None:
-    """One line: ``fitted`` against the best control, on the seeds that both have."""
-    pair = contest(rows)
-    if pair is None:
-        return
-    ours, theirs = (sorted(group, key=lambda row: row["seed"]) for group in pair)
+def contests(rows: list[dict]) -> dict[Budget, tuple[list[dict], list[dict]]]:
+    """For each budget ``fitted`` and the best control, on the seeds that both have."""
+    found = {budget: contest(group) for budget, group in sorted(by_budget(rows).items())}
+    return {
+        budget: tuple(sorted(group, key=lambda row: row["seed"]) for group in pair)
+        for budget, pair in found.items()
+        if pair is not None
+    }
+
+
+def summary(options: argparse.Namespace, budget: Budget, ours: list[dict], theirs: list[dict]) -> None:
+    """One line: ``fitted`` against the best control."""
+    each = [bootstrap(options, [before], [row])["BLEU"][2] for before, row in zip(theirs, ours, strict=True)]
+    control = f"`{theirs[0]['arm']}`"
+    print_line(options, budget, ours, theirs, cell, len(ours), control, ", ".join(f"{p:.3f}" for p in each))
+
+
+def together(options: argparse.Namespace, budget: Budget, pairs: list[tuple[list[dict], list[dict]]]) -> None:
+    """One line of several shapes, each with its best control: on the seeds that all of them have."""
+    seeds = set.intersection(*({row["seed"] for row in ours} for ours, _ in pairs))
+    ours, theirs = ([row for pair in pairs for row in pair[side] if row["seed"] in seeds] for side in (0, 1))
+    print_line(options, budget, ours, theirs, lambda rows, field: f"{mean(rows, field):.1f}", len(seeds), "of each", "")
+
+
+def print_line(
+    options: argparse.Namespace,
+    budget: Budget,
+    ours: list[dict],
+    theirs: list[dict],
+    show: Callable[[list[dict], str], str],
+    seeds: int,
+    control: str,
+    each: str,
+) -> None:
+    """A line of the table, with what is worked out over all runs of both sides."""
     difference = mean(ours, "test_bleu") - mean(theirs, "test_bleu")
-    found = [bootstrap(options, [before], [row])["BLEU"][2] for before, row in zip(theirs, ours, strict=True)]
-    bleu, chrf = (scores[2] for scores in bootstrap(options, theirs, ours).values())
-    few = f"{budget.sentences:,}" if budget.sentences else "all"
-    line = [
-        budget.student,
-        f"{budget.updates:,}",
-        budget.budget,
-        f"{budget.dropout:g}",
-        few,
-        str(len(ours)),
-        f"`{theirs[0]['arm']}`",
-    ]
-    line += [cell(theirs, "test_bleu"), cell(ours, "test_bleu"), f"{difference:+.1f}"]
-    line += [", ".join(f"{p:.3f}" for p in found), f"{bleu:.3f}"]
-    line += [", ".join(cell(group, "test_chrf") for group in (theirs, ours)), f"{chrf:.3f}"]
-    print(f"| {' | '.join(line)} |", flush=True)
+    bleu, chrf = (f"{scores[2]:.3f}" for scores in bootstrap(options, theirs, ours).values())
+    data = f"{budget.sentences:,}" if budget.sentences else "all"
+    cells = [budget.student, f"{budget.updates:,}", budget.budget, f"{budget.dropout:g}", data, str(seeds), control]
+    cells += [*(show(rows, "test_bleu") for rows in (theirs, ours)), f"{difference:+.1f}", each, bleu]
+    cells += [", ".join(show(rows, "test_chrf") for rows in (theirs, ours)), chrf]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def against(options: argparse.Namespace, rows: list[dict]) -> None:
@@ -130,12 +150,20 @@ def main() -> None:
     asked = {name: getattr(options, name) for name in Budget._fields}
     names = PAIRS if options.baseline else SUMMARY
     print(f"|{names}|\n|{'---|' * len(names.split('|'))}")
-    for budget, rows in sorted(by_budget(load(options.results)).items()):
-        if all(value in (None, getattr(budget, name)) for name, value in asked.items()):
-            if options.baseline:
-                against(options, rows)
-            else:
-                summary(options, budget, rows)
+    rows = load(options.results)
+    chosen = [b for b in by_budget(rows) if all(value in (None, getattr(b, n)) for n, value in asked.items())]
+    if options.baseline:
+        for budget in sorted(chosen):
+            against(options, by_budget(rows)[budget])
+        return
+    shapes = defaultdict(list)
+    for budget, pair in contests(rows).items():
+        if budget in chosen:
+            summary(options, budget, *pair)
+            shapes[budget._replace(student="all shapes")].append(pair)
+    for budget, pairs in sorted(shapes.items()):
+        if len(pairs) > 1:
+            together(options, budget, pairs)
 
 
 if __name__ == "__main__":
