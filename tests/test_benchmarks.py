@@ -7,6 +7,7 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -210,6 +211,12 @@ def test_bootstrap_speed_and_picture_are_made_from_the_results(made, capsys):
     budget, bleu = ["4+1", "4", "updates", "0", "all", "1"], [f"{score:.1f}" for score in scores.values()]
     assert cells[:9] == [*budget, "`copied-first`", *bleu]
     assert cells[9] == f"{scores['fitted'] - scores['copied-first']:+.1f}" and 0 < float(cells[10]) <= 1
+    significance = importlib.import_module("significance")
+    (budget, pair), *_ = significance.contests(tables.load(made / "results.jsonl")).items()
+    asked = SimpleNamespace(results=made / "results.jsonl", data=made, resamples=20)
+    significance.together(asked, budget._replace(student="all"), [pair, pair])  # two shapes that happen to be alike
+    together = [cell.strip() for cell in capsys.readouterr().out.split("|")[1:-1]]
+    assert together == ["all", *cells[1:6], "of each", *cells[7:10], "", together[11], cells[12], together[13]]
     students = sorted((made / "students").iterdir())
     models = ("--teacher", made / "teacher", "--data", made, "--students", *students)
     few = ("--runtimes", "transformers", "--beams", 1, "--batches", 2, "--sentences", 2, "--rounds", 1)
