@@ -23,8 +23,8 @@ from hf_weight_distill.data import load_pairs
 
 SUMMARY = (
     "student|updates|equal|dropout|sentences|seeds|best control|its BLEU|`fitted`|difference|p, each seed|p, all seeds|"
+    "chrF|p, all seeds"
 )
-SUMMARY += "chrF|p, all seeds"
 PAIRS = "arm|seed|BLEU|baseline|p|chrF|baseline|p"
 
 
