@@ -213,10 +213,10 @@ def history(teacher, source, phase, folder, **args):
 @pytest.mark.parametrize(
     "phase, args, bits",
     [
-        ("generator", {"gradient_accumulation_steps": 2}, 16),
+        ("generator", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}, 16),
         ("finetune", {"max_tokens_per_batch": 48}, 16),
         ("generator", {"max_tokens_per_batch": 48}, 32),
-        ("finetune", {"gradient_accumulation_steps": 2}, 32),
+        ("finetune", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}, 32),
     ],
 )
 def test_training_on_the_whole_vocabulary_is_training_with_the_live_teacher(
@@ -226,7 +226,7 @@ def test_training_on_the_whole_vocabulary_is_training_with_the_live_teacher(
     if bits == 32:
         record = [("token_ids", "<u2", (VOCAB,)), ("log_probs", "<f4", (VOCAB,))]
         monkeypatch.setattr(logit_cache, "_record", lambda *_: np.dtype(record))
-    args = {"max_steps": 6, "per_device_train_batch_size": 4, **args}
+    args = {"max_steps": 6, **args}
     before, live, _ = history(teacher, teacher, phase, tmp_path / "live", **args)
     cache = build(teacher, random_features(), tmp_path / "cache", top_k=VOCAB, temperature=2.0)
     monkeypatch.setattr(teacher, "forward", None)  # nobody needs it any more
