@@ -232,7 +232,7 @@ def test_training_on_the_whole_vocabulary_is_training_with_the_live_teacher(
     monkeypatch.setattr(teacher, "forward", None)  # nobody needs it any more
     cached_before, cached, trainer = history(teacher, cache, phase, tmp_path / "cached", **args)
     assert len(live) == 6 and live[0] > 0.02
-    assert cached == pytest.approx(live, rel=1e-3 if bits == 16 else 1e-5)
+    assert cached == pytest.approx(live, rel=2e-3 if bits == 16 else 1e-5)
     assert cached_before == before and trainer.teacher is None
 
 
