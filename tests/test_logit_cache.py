@@ -214,7 +214,7 @@ def history(teacher, source, phase, folder, **args):
     "phase, args, bits",
     [
         ("generator", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}, 16),
-        ("finetune", {"max_tokens_per_batch": 48}, 16),
+        ("finetune", {"max_tokens_per_batch": 56}, 16),
         ("generator", {"max_tokens_per_batch": 48}, 32),
         ("finetune", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}, 32),
     ],
@@ -232,7 +232,7 @@ def test_training_on_the_whole_vocabulary_is_training_with_the_live_teacher(
     monkeypatch.setattr(teacher, "forward", None)  # nobody needs it any more
     cached_before, cached, trainer = history(teacher, cache, phase, tmp_path / "cached", **args)
     assert len(live) == 6 and live[0] > 0.02
-    assert cached == pytest.approx(live, rel=2e-3 if bits == 16 else 1e-5)
+    assert cached == pytest.approx(live, rel=1e-3 if bits == 16 else 1e-5)
     assert cached_before == before and trainer.teacher is None
 
 
