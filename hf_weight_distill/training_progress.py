@@ -28,8 +28,7 @@ class TrainingProgress(TrainerCallback):
     def __init__(self, console: Console | None = None) -> None:
         self.console = console
         self._stage: Stage | None = None
-        self._seen: dict[str, float] = {}  # the latest losses
-        self._passes: list[str] = []  # over the data, where their length is known
+        self._seen: dict[str, str] = {}  # passes over the data and the latest losses
 
     def __enter__(self) -> "TrainingProgress":
         return self
@@ -45,7 +44,7 @@ class TrainingProgress(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         folder = Path(args.output_dir).name
         self._close()
-        self._seen, self._passes = {}, []
+        self._seen = {}
         options = {"done": state.global_step, "console": self.console, "enabled": state.is_world_process_zero}
         self._stage = Stage(PHASE_NAMES.get(folder, folder), state.max_steps, "updates", **options)
         self._stage.__enter__()
@@ -56,8 +55,9 @@ class TrainingProgress(TrainerCallback):
     def on_log(self, args, state, control, logs, **kwargs) -> None:
         """Passes, the loss of training, and that of evaluation when there is one."""
         if state.num_train_epochs < sys.maxsize:  # as the base class has it for a stream
-            self._passes = [f"{state.epoch:.1f} passes"]
-        self._seen |= {name: float(value) for name, value in logs.items() if name in ("loss", "eval_loss")}
+            self._seen["passes"] = f"{state.epoch:.1f} passes"
+        losses = ((name, float(value)) for name, value in logs.items() if name in ("loss", "eval_loss"))
+        self._seen |= {name: f"{name} {value:.2f}" for name, value in losses}
         self._note()
 
     def on_prediction_step(self, args, state, control, **kwargs) -> None:
@@ -65,9 +65,8 @@ class TrainingProgress(TrainerCallback):
         self._note("evaluating")
 
     def _note(self, *doing: str) -> None:
-        losses = [f"{name} {value:.2f}" for name, value in self._seen.items()]
         if self._stage is not None:
-            self._stage.advance(0, note=", ".join([*self._passes, *losses, *doing]))
+            self._stage.advance(0, note=", ".join([*self._seen.values(), *doing]))
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         self._close()
