@@ -48,7 +48,7 @@ def token_batches(dataset: Dataset | IterableDataset, args: WeightDistillTrainin
     seed = args.seed if args.data_seed is None else args.data_seed
     sides = dataset.select_columns(["input_ids", "labels"]).with_format("arrow")[:].columns
     longer = np.maximum(*(list_value_length(side) for side in sides))
-    return TokenBatchSampler(longer, args.max_tokens_per_batch, seed=seed, drop_last=args.dataloader_drop_last)
+    return TokenBatchSampler(longer.tolist(), args.max_tokens_per_batch, seed=seed, drop_last=args.dataloader_drop_last)
 
 
 def check_objectives(
