@@ -89,16 +89,6 @@ def translations(folder: Path, row: dict) -> list[str]:
     return gzip.decompress((folder / f"{run_name(row)}.txt.gz").read_bytes()).decode().splitlines()
 
 
-def contests(rows: list[dict]) -> dict[Budget, tuple[list[dict], list[dict]]]:
-    """For each budget ``fitted`` and the best control, on the seeds that both have."""
-    found = {budget: contest(group) for budget, group in sorted(by_budget(rows).items())}
-    return {
-        budget: tuple(sorted(group, key=lambda row: row["seed"]) for group in pair)
-        for budget, pair in found.items()
-        if pair is not None
-    }
-
-
 def summary(options: argparse.Namespace, budget: Budget, ours: list[dict], theirs: list[dict]) -> None:
     """One line: ``fitted`` against the best control."""
     each = [bootstrap(options, [before], [row])["BLEU"][2] for before, row in zip(theirs, ours, strict=True)]
@@ -150,15 +140,13 @@ def main() -> None:
     asked = {name: getattr(options, name) for name in Budget._fields}
     names = PAIRS if options.baseline else SUMMARY
     print(f"|{names}|\n|{'---|' * len(names.split('|'))}")
-    rows = load(options.results)
-    chosen = [b for b in by_budget(rows) if all(value in (None, getattr(b, n)) for n, value in asked.items())]
-    if options.baseline:
-        for budget in sorted(chosen):
-            against(options, by_budget(rows)[budget])
-        return
+    groups = by_budget(load(options.results))
+    chosen = [b for b in sorted(groups) if all(value in (None, getattr(b, n)) for n, value in asked.items())]
     shapes = defaultdict(list)
-    for budget, pair in contests(rows).items():
-        if budget in chosen:
+    for budget in chosen:
+        if options.baseline:
+            against(options, groups[budget])
+        elif pair := contest(groups[budget]):
             summary(options, budget, *pair)
             shapes[budget._replace(student="all shapes")].append(pair)
     for budget, pairs in sorted(shapes.items()):

@@ -142,7 +142,7 @@ def table(rows: list[dict]) -> str:
 
 
 def contest(rows: list[dict]) -> tuple[list[dict], list[dict]] | None:
-    """The runs of ``fitted`` and of the best control on validation, on the seeds that both have."""
+    """The runs of ``fitted`` and of the best control on validation, on the seeds that both have, in their order."""
     found = sorted(best(rows), key=lambda group: -mean(group, "validation_bleu"))
     ours = next((group for group in found if group[0]["arm"] == "fitted"), None)
     controls = [group for group in found if group[0]["arm"].startswith(CONTROLS)]
@@ -150,7 +150,8 @@ def contest(rows: list[dict]) -> tuple[list[dict], list[dict]] | None:
     if ours is None or control is None:
         return None
     seeds = {row["seed"] for row in ours} & {row["seed"] for row in control}
-    return tuple([row for row in group if row["seed"] in seeds] for group in (ours, control))
+    by_seed = (sorted(group, key=lambda row: row["seed"]) for group in (ours, control))
+    return tuple([row for row in group if row["seed"] in seeds] for group in by_seed)
 
 
 def main() -> None:

@@ -212,7 +212,8 @@ def test_bootstrap_speed_and_picture_are_made_from_the_results(made, capsys):
     assert cells[:9] == [*budget, "`copied-first`", *bleu]
     assert cells[9] == f"{scores['fitted'] - scores['copied-first']:+.1f}" and 0 < float(cells[10]) <= 1
     significance = importlib.import_module("significance")
-    (budget, pair), *_ = significance.contests(tables.load(made / "results.jsonl")).items()
+    (budget, group), *_ = tables.by_budget(tables.load(made / "results.jsonl")).items()
+    pair = tables.contest(group)
     asked = SimpleNamespace(results=made / "results.jsonl", data=made, resamples=20)
     significance.together(asked, budget._replace(student="all"), [pair, pair])  # two shapes that happen to be alike
     together = [cell.strip() for cell in capsys.readouterr().out.split("|")[1:-1]]
