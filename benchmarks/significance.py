@@ -31,7 +31,7 @@ PAIRS = "arm|seed|BLEU|baseline|p|chrF|baseline|p"
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--student", help="one student only")
+    parser.add_argument("--student", nargs="+", help="these shapes only")
     parser.add_argument("--updates", type=int, help="one number of updates only")
     parser.add_argument("--budget", choices=("updates", "seconds"), help="at equal updates or at equal time only")
     parser.add_argument("--dropout", type=float, help="one dropout only")
@@ -91,9 +91,9 @@ def translations(folder: Path, row: dict) -> list[str]:
 
 def summary(options: argparse.Namespace, budget: Budget, ours: list[dict], theirs: list[dict]) -> None:
     """One line: ``fitted`` against the best control."""
-    each = [bootstrap(options, [before], [row])["BLEU"][2] for before, row in zip(theirs, ours, strict=True)]
-    control = f"`{theirs[0]['arm']}`"
-    print_line(options, budget, ours, theirs, cell, len(ours), control, ", ".join(f"{p:.3f}" for p in each))
+    seeds = list(zip(theirs, ours, strict=True)) if len(ours) > 1 else []  # of one, "all seeds" says it
+    each = ", ".join(f"{bootstrap(options, [before], [row])['BLEU'][2]:.3f}" for before, row in seeds)
+    print_line(options, budget, ours, theirs, cell, len(ours), f"`{theirs[0]['arm']}`", each)
 
 
 def together(options: argparse.Namespace, budget: Budget, pairs: list[tuple[list[dict], list[dict]]]) -> None:
@@ -137,10 +137,11 @@ def against(options: argparse.Namespace, rows: list[dict]) -> None:
 
 def main() -> None:
     options = parse()
-    asked = {name: getattr(options, name) for name in Budget._fields}
+    asked = {name: getattr(options, name) for name in Budget._fields if name != "student"}
     names = PAIRS if options.baseline else SUMMARY
     print(f"|{names}|\n|{'---|' * len(names.split('|'))}")
-    groups = by_budget(load(options.results))
+    rows = [row for row in load(options.results) if options.student is None or row["student"] in options.student]
+    groups = by_budget(rows)
     chosen = [b for b in sorted(groups) if all(value in (None, getattr(b, n)) for n, value in asked.items())]
     shapes = defaultdict(list)
     for budget in chosen:

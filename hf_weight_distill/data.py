@@ -95,7 +95,7 @@ def _file_kind(path: Path) -> tuple[str, dict[str, Any]] | None:
     return FILE_KINDS.get(endings[-1]) if endings else None
 
 
-def _open_file(path: Path, streaming: bool) -> Dataset | IterableDataset:
+def _open_file(path: Path, split: str | None, streaming: bool) -> Dataset | IterableDataset:
     from datasets import Features, Value, load_dataset
     from datasets.exceptions import DatasetsError
     from pandas import read_csv
@@ -107,6 +107,7 @@ def _open_file(path: Path, streaming: bool) -> Dataset | IterableDataset:
     if path.stat().st_size == 0:
         raise ValueError(f"found the empty file {path}; expected rows")
     builder, options = kind
+    part = split if split and split.startswith("train[") else "train"  # by which name `datasets` knows any file
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ParserWarning)  # which only says that surplus fields were cut off
@@ -114,12 +115,15 @@ def _open_file(path: Path, streaming: bool) -> Dataset | IterableDataset:
                 names = read_csv(path, nrows=0, **options).columns
                 options = options | {"features": Features({name: Value("string") for name in names})}
             file = glob.escape(str(path))  # a name with brackets is no pattern
-            table = load_dataset(builder, data_files=file, split="train", streaming=streaming, **options)
+            table = load_dataset(builder, data_files=file, split=part, streaming=streaming, **options)
             next(iter(table), None)  # a stream has read nothing yet
     except (DatasetsError, ParserWarning, ValueError, OSError) as error:
         cause = error.__cause__ or error
         why = "its first row has too many fields" if isinstance(cause, ParserWarning) else str(cause).strip()
-        raise ValueError(f"found {path}, which cannot be read ({why}); expected {_EXPECTED[builder]}") from error
+        slices = "" if part == "train" else ", and of it a slice such as 'train[:1000]', which no stream has"
+        raise ValueError(
+            f"found {path}, which cannot be read ({why}); expected {_EXPECTED[builder]}{slices}"
+        ) from error
     return table
 
 
@@ -159,7 +163,7 @@ def _open_named(data: str | Path, split: str | None, streaming: bool) -> Any:
     if path.is_dir():
         return _open_directory(path)
     if path.is_file():
-        return _open_file(path, streaming)
+        return _open_file(path, split, streaming)
     return _open_hub(str(data), split, streaming)
 
 
@@ -291,7 +295,8 @@ def load_pairs(
             a configuration after a colon if it has several ("wmt16:de-en"). A local path wins over a Hub id. In a .tsv
             quotation marks are text; in a .csv they hold texts with commas together.
         split: which split of a `DatasetDict`, the built-in corpus or a Hub data set. May be left out where there is
-            only one. A file is one table.
+            only one. A file is one table, "train", of which a slice may be taken as of a Hub data set:
+            "train[:1000]", "train[:10%]".
         default_split: the split to take where there are several and none is named.
         source_column, target_column: the columns to take. Without them, a `translation` column of dicts is taken, or
             else the first pair of `USUAL_PAIRS` that is there.

@@ -210,14 +210,17 @@ def test_bootstrap_speed_and_picture_are_made_from_the_results(made, capsys):
     scores = {r["arm"]: r["test_bleu"] for r in tables.load(made / "results.jsonl")}
     budget, bleu = ["4+1", "4", "updates", "0", "all", "1"], [f"{score:.1f}" for score in scores.values()]
     assert cells[:9] == [*budget, "`copied-first`", *bleu]
-    assert cells[9] == f"{scores['fitted'] - scores['copied-first']:+.1f}" and 0 < float(cells[10]) <= 1
+    assert cells[9:11] == [f"{scores['fitted'] - scores['copied-first']:+.1f}", ""] and 0 < float(cells[11]) <= 1
     significance = importlib.import_module("significance")
     (budget, group), *_ = tables.by_budget(tables.load(made / "results.jsonl")).items()
     pair = tables.contest(group)
     asked = SimpleNamespace(results=made / "results.jsonl", data=made, resamples=20)
     significance.together(asked, budget._replace(student="all"), [pair, pair])  # two shapes that happen to be alike
     together = [cell.strip() for cell in capsys.readouterr().out.split("|")[1:-1]]
-    assert together == ["all", *cells[1:6], "of each", *cells[7:10], "", together[11], cells[12], together[13]]
+    assert together == ["all", *cells[1:6], "of each", *cells[7:11], together[11], cells[12], together[13]]
+    significance.summary(asked, budget, *(2 * side for side in pair))  # two seeds likewise
+    twice = [cell.strip() for cell in capsys.readouterr().out.split("|")[1:-1]]
+    assert twice[5] == "2" and twice[9:12] == [cells[9], f"{cells[11]}, {cells[11]}", cells[11]]
     students = sorted((made / "students").iterdir())
     models = ("--teacher", made / "teacher", "--data", made, "--students", *students)
     few = ("--runtimes", "transformers", "--beams", 1, "--batches", 2, "--sentences", 2, "--rounds", 1)

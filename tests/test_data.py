@@ -244,6 +244,22 @@ def test_a_table_of_one_split_is_not_another(tmp_path):
         load_pairs(tmp_path / "test", "train")
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".tsv", ".csv", ".parquet"])
+def test_a_slice_is_taken_of_a_file(ending, tmp_path):
+    rows = Dataset.from_dict({"source": list("abcd"), "target": list("wxyz")})
+    path, options = tmp_path / f"t{ending}", {"sep": "\t"} if ending == ".tsv" else {}
+    getattr(rows, f"to_{ {'.jsonl': 'json', '.tsv': 'csv'}.get(ending, ending[1:]) }")(path, **options)
+    assert columns(load_pairs(path, "train[1:3]")) == {"source": ["b", "c"], "target": ["x", "y"]}
+    assert columns(load_pairs(path, "train[75%:]")) == {"source": ["d"], "target": ["z"]}
+    for wrong, streaming in (("train[1:x]", False), ("train[8:9]", False), ("train[1:3]", True)):
+        with pytest.raises(
+            ValueError, match=r"cannot be read .*train\[.* such as 'train\[:1000\]', which no stream has"
+        ):
+            load_pairs(path, wrong, streaming=streaming)
+    with pytest.raises(ValueError, match=r"found the split name 'test\[:2\]' for a single table"):
+        load_pairs(path, "test[:2]")
+
+
 def test_a_quotation_mark_that_is_never_closed_joins_no_rows_of_a_tsv(tmp_path):
     (tmp_path / "t.tsv").write_text('source\ttarget\n"one\teins\ntwo\t"zwei"\nthree"\tdrei\n')
     assert columns(load_pairs(tmp_path / "t.tsv")) == {

@@ -16,7 +16,8 @@ DATA_FLAGS = {
     "save_to_disk, a Hub data set (owner/name or owner/name:config), or 'built-in' (generated English-German pairs)",
     "eval": "pairs for eval_loss during training, likewise; by default every 250 updates, or after each logging_steps",
     "test": "pairs to compare teacher and student on afterwards, likewise",
-    "train_split": "split of --train, where it has several (default: train)",
+    "train_split": "split of --train, where it has several, or of a file or Hub data set a slice: 'train[:1000]' "
+    "(default: train)",
     "eval_split": "split of --eval likewise (default: validation)",
     "test_split": "split of --test likewise (default: test)",
 }
