@@ -190,6 +190,7 @@ class CardInfo:
         components: the published methods that went into the student.
         comparison: what `evaluation.compare` measured.
         dataset: the training data, a repository's name, with a configuration as "owner/name:config", or a description.
+        dataset_split: its split, or a slice of it, where it is not the whole training split.
         eval_dataset: the data that `comparison` was measured on; where only `eval_split` is given, `dataset`.
         eval_split: its split.
         example: a source text for the code, with its prefix if the model wants one.
@@ -225,6 +226,7 @@ class CardInfo:
     components: tuple[Component, ...] = (WEIGHT_DISTILLATION,)
     comparison: Comparison | None = None
     dataset: str | None = None
+    dataset_split: str | None = None
     eval_dataset: str | None = None
     eval_split: str | None = None
     example: str = "Two dogs run across the meadow."
@@ -387,6 +389,10 @@ def _dataset_name(name: str) -> str:
     return "generated English-German sentences of hf_weight_distill" if name == BUILT_IN else _without_path(name)
 
 
+def _dataset_words(name: str, split: str | None) -> str:
+    return f"{_dataset_link(name)}, split `{split}`" if split else _dataset_link(name)
+
+
 def _dataset_link(name: str) -> str:
     parts = _dataset_parts(name)
     if parts is None:
@@ -546,8 +552,7 @@ def _scores(info: CardInfo) -> str:
         return "No scores were measured for this card."
     table = [(METRIC_NAMES[row.quantity], row.setting, f"{row.teacher:.2f}", f"{row.student:.2f}") for row in rows]
     data = info.measured_on
-    split = f", split `{info.eval_split}`" if data and info.eval_split else ""
-    source = f"{_dataset_link(data)}{split}" if data else "a data set that was not named"
+    source = _dataset_words(data, info.eval_split) if data else "a data set that was not named"
     signatures = [
         f"- sacreBLEU signature of {METRIC_NAMES.get(name, name)}: `{signature}`"
         for name, signature in info.comparison.signatures.items()
@@ -585,7 +590,10 @@ def _size_and_speed(info: CardInfo) -> str:
 def _recipe(info: CardInfo) -> str:
     # Through JSON: tuples, paths and enums become what YAML has words for.
     settings = json.loads(json.dumps({"recipe": info.recipe, **info.training}, default=str))
-    data = f"{'Training data' if info.trained else 'Data'}: {_dataset_link(info.dataset)}.\n\n" if info.dataset else ""
+    data = ""
+    if info.dataset:
+        words = _dataset_words(info.dataset, info.dataset_split)
+        data = f"{'Training data' if info.trained else 'Data'}: {words}.\n\n"
     method = f"Made with `hf_weight_distill`{info.method}."
     no_effect = "" if info.trained else ", of which those of a training had no effect"
     return f"{data}{method} All settings{no_effect}:\n\n```yaml\n{yaml_dump(settings, sort_keys=False).strip()}\n```"

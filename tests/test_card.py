@@ -330,6 +330,8 @@ def test_a_configuration_of_a_data_set_is_no_part_of_its_name(info):
         assert (result.dataset_type, result.dataset_config, result.dataset_split) == (repository, "ro-en", "test")
         link = f"[{repository}](https://huggingface.co/datasets/{repository}), configuration `ro-en`"
         assert f"Training data: {link}." in card.text and f"sentences of {link}, split `test`." in card.text
+        part = build_card(replace(info, dataset=name, dataset_split="train[:1%]")).text
+        assert f"Training data: {link}, split `train[:1%]`." in part
     for name in ("Multi30k", "29,000 pairs: captions", "built-in"):
         assert build_card(replace(info, dataset=name)).data.datasets is None
     assert "Training data: generated English-German sentences" in build_card(replace(info, dataset="built-in")).text

@@ -447,6 +447,7 @@ def test_the_written_file_repeats_the_run_bit_for_bit(folder, run):
 def test_card_and_scores_are_repeated_too(folder, tmp_path):
     argv = ["--train", folder / "train.jsonl", "--test", folder / "test.jsonl", "--output_dir", tmp_path / "run"]
     argv += [*SETTINGS, "--generator_args", "max_steps=0", "--finetune_args", "max_steps=0"]
+    argv += ["--train_split", "train[:24]"]
     given = {"task": "summarization", "languages": ["en", "fr"], "test_metrics": ["chrf", "rouge"]}
     given |= {"test_tokenize": "char"}
     for name, value in given.items():
@@ -459,7 +460,9 @@ def test_card_and_scores_are_repeated_too(folder, tmp_path):
 
     argv = ["--config", tmp_path / "run" / "weight_distill.yaml", "--output_dir", tmp_path / "again"]
     code, _, err = call("distill", *argv, "--license", "apache-2.0")
-    assert code == 0, err[-3000:]
+    assert code == 0 and "train: 24 pairs" in err, err[-3000:]
+    text = (tmp_path / "again" / "student" / "README.md").read_text()
+    assert "Data: train.jsonl, split `train[:24]`." in text
     cards = [ModelCard.load(tmp_path / name / "student" / "README.md").data for name in ("run", "again")]
     assert [card.pipeline_tag for card in cards] == ["summarization"] * 2
     assert [card.language for card in cards] == [["en", "fr"]] * 2

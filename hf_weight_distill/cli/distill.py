@@ -252,6 +252,7 @@ def _card_fields(job: Job) -> dict[str, Any]:
         "languages": tuple(card.get("languages") or (pair if len(pair) == 2 else ())),
         "task": card.get("task", "translation"),
         "dataset": data["train"],
+        "dataset_split": data.get("train_split"),
         "eval_dataset": data.get("test"),
         "src_lang": data.get("src_lang"),
         "tgt_lang": data.get("tgt_lang"),
