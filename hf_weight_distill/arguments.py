@@ -24,6 +24,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from .config import check_names, fits, name_of
 
+RATE_TIMES_WIDTH = 0.5
 _ALWAYS_TOLD = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -45,12 +46,16 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
     """``Seq2SeqTrainingArguments`` and what weight distillation adds.
 
     Args:
+        learning_rate: the peak; by default ``0.5 / d_model`` of the student, see :func:`with_learning_rate`.
         projection_lr_factor: learning rate of projections and mixing coefficients, as a factor of ``learning_rate``.
             One step on a projection moves every weight that it makes, so that it needs smaller ones.
         max_tokens_per_batch: pairs of similar length are put into batches of at most so many tokens a process: pairs
             times their longest source or target; replaces ``per_device_train_batch_size``.
     """
 
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate; by default 0.5 / d_model of the student."}
+    )
     projection_lr_factor: float = field(
         default=0.05, metadata={"help": "Learning rate of projections and mixing, as a factor of learning_rate."}
     )
@@ -59,6 +64,11 @@ class WeightDistillTrainingArguments(Seq2SeqTrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if self.deepspeed is not None and self.learning_rate is None:
+            raise ValueError(
+                "deepspeed takes the learning rate before the student's width is known, which its default depends on: "
+                "give learning_rate"
+            )
         super().__post_init__()
         if self.label_smoothing_factor:
             raise ValueError(
@@ -161,6 +171,18 @@ def phase_arguments(
             best = values.get("load_best_model_at_end")  # is one of those that are saved
             defaults["eval_steps"] = values.get("save_steps", 500) if best else 250
     return WeightDistillTrainingArguments(**defaults | values | {"output_dir": str(folder)})
+
+
+def with_learning_rate(args: WeightDistillTrainingArguments, d_model: int) -> WeightDistillTrainingArguments:
+    r"""A peak learning rate for the student's width ``d_model`` where none was given: :math:`0.5 / d`.
+
+    With Adam the best rate of matrices within a network falls as the inverse of their inputs' number (Yang et al. 2022,
+    https://arxiv.org/abs/2203.03466). The factor is what the benchmarks found at widths from 64 to 512.
+    """
+    if args.learning_rate is None:
+        args = copy.copy(args)
+        args.learning_rate = RATE_TIMES_WIDTH / d_model
+    return args
 
 
 def with_whole_translations(

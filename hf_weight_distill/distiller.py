@@ -41,6 +41,7 @@ from .arguments import (
     check_stream,
     check_training,
     phase_arguments,
+    with_learning_rate,
     with_whole_translations,
 )
 from .calibration import Batch
@@ -462,10 +463,11 @@ class WeightDistiller:
     ) -> list[WeightDistillTrainingArguments]:
         """Arguments of both phases: the user's own, or those of the configuration."""
         reads = {"evaluates": evaluates, "generates": getattr(compute_metrics, "of_translations", False)}
-        return [
+        phases = (
             given or phase_arguments(getattr(self.config, name), run / name.removesuffix("_args"), **reads)
             for name, given in own.items()
-        ]
+        )
+        return [with_learning_rate(args, self.plan.student_config.d_model) for args in phases]
 
     def _generate(
         self,

@@ -2,8 +2,7 @@
 
 from .config import WeightDistillConfig, check_names
 
-_TRAINING = {
-    "learning_rate": 1e-3,
+_TRAINING = {  # at the learning rate of the student's width: see arguments.with_learning_rate
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.1,
     "max_tokens_per_batch": 4096,  # a process

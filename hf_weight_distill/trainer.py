@@ -22,7 +22,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
-from .arguments import WeightDistillTrainingArguments, refuse_in_phase_1
+from .arguments import WeightDistillTrainingArguments, refuse_in_phase_1, with_learning_rate
 from .data import TokenBatchSampler
 from .model import WeightDistillModel
 from .objectives import Objective
@@ -106,6 +106,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         **kwargs: Any,
     ) -> None:
         needs = check_objectives(objectives, teacher is not None, isinstance(model, WeightDistillModel))
+        kwargs["args"] = with_learning_rate(kwargs["args"], model.config.d_model)
         if isinstance(model, WeightDistillModel):
             refuse_in_phase_1(kwargs["args"])
             for objective, _ in objectives.values():

@@ -28,7 +28,13 @@ from transformers import (
     TrainerCallback,
 )
 
-from hf_weight_distill import RECIPES, StudentShape, WeightDistillConfig, WeightDistiller
+from hf_weight_distill import (
+    RECIPES,
+    StudentShape,
+    WeightDistillConfig,
+    WeightDistiller,
+    WeightDistillTrainingArguments,
+)
 from hf_weight_distill import distiller as module
 from hf_weight_distill.arguments import check_training, phase_arguments
 from hf_weight_distill.corpus import built_in_corpus
@@ -273,6 +279,24 @@ def test_the_user_may_bring_arguments_of_their_own(marian, tmp_path):
     distiller = load(marian)
     distiller.distill(PAIRS, output_dir=tmp_path / "run", generator_args=args[0], finetune_args=args[1])
     assert [distiller.history[p][-1]["step"] for p in ("generator", "finetune")] == [1, 2]
+
+
+def test_the_learning_rate_is_the_inverse_of_the_students_width(marian, tmp_path):
+    fast = {name: value for name, value in FAST.items() if name != "learning_rate"}
+    fast |= {"max_steps": 1, "lr_scheduler_type": "constant", "logging_steps": 1}
+    config = replace(CONFIG, generator_args=fast, finetune_args=fast)
+    own = WeightDistillTrainingArguments(str(tmp_path / "own"), **fast)
+    given = WeightDistillTrainingArguments(str(tmp_path / "given"), **fast, learning_rate=0.25)
+    for width, args, expected in ((16, None, 0.5 / 16), (8, None, 0.5 / 8), (8, own, 0.5 / 8), (8, given, 0.25)):
+        distiller, run = load(marian, config=config, student=StudentShape(1, 1, d_model=width)), tmp_path / "run"
+        distiller.distill(PAIRS, output_dir=run, finetune_args=args)
+        told = [json.loads((run / "record.json").read_text())["arguments"][phase] for phase in distiller.history]
+        assert [phase["learning_rate"] for phase in told] == [0.5 / width, expected]
+        assert distiller.history["finetune"][0]["learning_rate"] == expected
+        shutil.rmtree(run)
+    assert own.learning_rate is None, "it may be used again, for another width"
+    with pytest.raises(ValueError, match="deepspeed takes the learning rate before .*: give learning_rate"):
+        WeightDistillTrainingArguments(str(tmp_path), deepspeed={})
 
 
 def test_arguments_of_the_users_own_are_in_what_repeats_the_run(marian, tmp_path):

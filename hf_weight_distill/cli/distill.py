@@ -134,7 +134,7 @@ def _check_evaluation(job: Job) -> None:
 
 def _check_settings(distiller: "WeightDistiller", run: Path, evaluates: bool) -> "WeightDistillTrainingArguments":
     """What ``distill`` would refuse, and wrong training arguments; the first phase's arguments are returned."""
-    from ..arguments import check_arguments, check_training, phase_arguments
+    from ..arguments import check_arguments, check_training, phase_arguments, with_learning_rate
     from ..checks import check_lengths, check_run
 
     config = distiller.config
@@ -143,7 +143,8 @@ def _check_settings(distiller: "WeightDistiller", run: Path, evaluates: bool) ->
         check_arguments(name, getattr(config, name))
         with users_own(name):
             folder = run / name.removesuffix("_args")
-            phases.append(phase_arguments(getattr(config, name), folder, evaluates=evaluates, generates=False))
+            args = phase_arguments(getattr(config, name), folder, evaluates=evaluates, generates=False)
+            phases.append(with_learning_rate(args, distiller.plan.student_config.d_model))
             check_training(phases[-1], evaluates, compute_metrics=None)
     check_lengths(config, distiller.teacher)
     check_run(config, distiller.plan, distiller.teacher, *phases)
