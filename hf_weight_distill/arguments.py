@@ -177,7 +177,7 @@ def with_learning_rate(args: WeightDistillTrainingArguments, d_model: int) -> We
     r"""A peak learning rate for the student's width ``d_model`` where none was given: :math:`0.5 / d`.
 
     With Adam the best rate of matrices within a network falls as the inverse of their inputs' number (Yang et al. 2022,
-    https://arxiv.org/abs/2203.03466). The factor is what the benchmarks found at widths from 64 to 512.
+    https://arxiv.org/abs/2203.03466). The factor is what the benchmarks found at widths from 128 to 512.
     """
     if args.learning_rate is None:
         args = copy.copy(args)

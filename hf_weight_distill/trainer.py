@@ -84,6 +84,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
 
     Args:
         model: phase-1 module or stock seq2seq model.
+        args: training arguments; without a learning rate they get that of the model's width.
         objectives: ``{name: (objective, weight)}``.
         teacher: live teacher, or the cache of one that was made of ``train_dataset``; for objectives that need one.
         kwargs: of ``Seq2SeqTrainer``.
@@ -101,19 +102,20 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         self,
         model: nn.Module,
         *,
+        args: WeightDistillTrainingArguments,
         objectives: dict[str, tuple[Objective, float]],
         teacher: PreTrainedModel | TeacherCache | None = None,
         **kwargs: Any,
     ) -> None:
         needs = check_objectives(objectives, teacher is not None, isinstance(model, WeightDistillModel))
-        kwargs["args"] = with_learning_rate(kwargs["args"], model.config.d_model)
+        args = with_learning_rate(args, model.config.d_model)
         if isinstance(model, WeightDistillModel):
-            refuse_in_phase_1(kwargs["args"])
+            refuse_in_phase_1(args)
             for objective, _ in objectives.values():
                 objective.check_plan(model.plan, model.source.name)
-            if kwargs["args"].ddp_broadcast_buffers is None:  # the frozen teacher, which DDP would send at each forward
-                kwargs["args"].ddp_broadcast_buffers = False
-        super().__init__(model=model, **kwargs)
+            if args.ddp_broadcast_buffers is None:  # the frozen teacher, which DDP would send at each forward
+                args.ddp_broadcast_buffers = False
+        super().__init__(model=model, args=args, **kwargs)
         if any(isinstance(callback, TrainingProgress) for callback in kwargs.get("callbacks") or ()):
             for kind in (ProgressCallback, PrinterCallback):  # one display is enough
                 self.remove_callback(kind)
