@@ -286,12 +286,12 @@ def test_the_learning_rate_is_the_inverse_of_the_students_width(marian, tmp_path
     fast |= {"max_steps": 1, "lr_scheduler_type": "constant", "logging_steps": 1}
     config = replace(CONFIG, generator_args=fast, finetune_args=fast)
     own = WeightDistillTrainingArguments(str(tmp_path / "own"), **fast)
-    given = WeightDistillTrainingArguments(str(tmp_path / "given"), **fast, learning_rate=0.25)
-    for width, args, expected in ((16, None, 0.5 / 16), (8, None, 0.5 / 8), (8, own, 0.5 / 8), (8, given, 0.25)):
+    given = WeightDistillTrainingArguments(str(tmp_path / "given"), **fast, learning_rate=0.7)
+    for width, args, expected in ((16, None, 0.25 / 16), (8, None, 0.25 / 8), (8, own, 0.25 / 8), (8, given, 0.7)):
         distiller, run = load(marian, config=config, student=StudentShape(1, 1, d_model=width)), tmp_path / "run"
         distiller.distill(PAIRS, output_dir=run, finetune_args=args)
         told = [json.loads((run / "record.json").read_text())["arguments"][phase] for phase in distiller.history]
-        assert [phase["learning_rate"] for phase in told] == [0.5 / width, expected]
+        assert [phase["learning_rate"] for phase in told] == [0.25 / width, expected]
         assert distiller.history["finetune"][0]["learning_rate"] == expected
         shutil.rmtree(run)
     assert own.learning_rate is None, "it may be used again, for another width"

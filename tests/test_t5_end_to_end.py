@@ -63,7 +63,7 @@ def teacher(corpus, tmp_path_factory):
 
 def test_a_t5_teacher_is_distilled_by_the_same_command(teacher, corpus, tmp_path):
     columns = ["--source_column", "en", "--target_column", "de"]
-    steps = ["learning_rate=2e-3", "max_tokens_per_batch=1500", "use_cpu=true", "disable_tqdm=true", "logging_steps=50"]
+    steps = ["max_tokens_per_batch=1500", "use_cpu=true", "disable_tqdm=true", "logging_steps=50"]
     command = ["distill", str(teacher), "--train", str(corpus / "train.jsonl"), *columns, "--prefix", PREFIX]
     command += ["--decoder_layers", "1", "--pseudo_labels", "none", "--output_dir", str(tmp_path / "run")]
     command += ["--generator_args", "max_steps=100", *steps, "--finetune_args", "max_steps=200", *steps]

@@ -309,7 +309,7 @@ def test_the_learning_rate_goes_by_the_students_width(phase, tmp_path):
     teacher, model = build(phase)
     trainer = trainer_of(model, teacher, arguments(tmp_path, learning_rate=None, max_steps=1))
     trainer.train()
-    assert trainer.state.log_history[0]["learning_rate"] == 0.5 / model.config.d_model
+    assert trainer.state.log_history[0]["learning_rate"] == 0.25 / model.config.d_model
 
 
 def test_sharding_is_refused_in_phase_1(tmp_path):
