@@ -123,9 +123,10 @@ OPDF = Component(
     name="over-parameterized distillation framework",
     title="Over-parameterized Student Model via Tensor Decomposition Boosted Knowledge Distillation",
     paper_url="https://arxiv.org/abs/2411.06448",
-    bibtex="""@article{arxiv-2411-06448,
+    bibtex="""@inproceedings{zhan-etal-2024-over,
   title = {Over-parameterized Student Model via Tensor Decomposition Boosted Knowledge Distillation},
-  journal = {arXiv:2411.06448},
+  author = {Zhan, Yu-Liang and Lu, Zhong-Yi and Sun, Hao and Gao, Ze-Feng},
+  booktitle = {Advances in Neural Information Processing Systems},
   year = {2024},
   url = {https://arxiv.org/abs/2411.06448}
 }""",

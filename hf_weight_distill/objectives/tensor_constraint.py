@@ -1,4 +1,4 @@
-"""The tensor constraint of OPDF (Gao et al., NeurIPS 2024, https://arxiv.org/abs/2411.06448)."""
+"""The tensor constraint of OPDF (Zhan et al., NeurIPS 2024, https://arxiv.org/abs/2411.06448)."""
 
 from typing import TYPE_CHECKING
 

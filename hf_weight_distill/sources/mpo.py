@@ -1,4 +1,4 @@
-r"""Matrix product operators: an over-parameterised student (OPDF, Gao et al., NeurIPS 2024, https://arxiv.org/abs/2411.06448).
+r"""Matrix product operators: an over-parameterised student (OPDF, Zhan et al., NeurIPS 2024, https://arxiv.org/abs/2411.06448).
 
 Index legend, beside that of :mod:`hf_weight_distill.plan`: a matrix :math:`W \in R^{P \times Q}` with
 :math:`P = \prod_k i_k` and :math:`Q = \prod_k j_k` is the product of ``n`` sites,
