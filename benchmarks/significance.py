@@ -1,6 +1,7 @@
 """Paired bootstrap (sacreBLEU's own) on the kept translations of the test set.
 
     python benchmarks/significance.py --data DATA       # the default's start against the best control, every budget
+    python benchmarks/significance.py --data DATA --arms fitted-ridge-0.001     # another arm against it
     python benchmarks/significance.py --data DATA --student 4+1 --updates 300 --baseline copied-first --arms fitted-kl
 
 Each arm stands at its best learning rate on validation. Seed k is compared with seed k, and then all seeds with all: a
@@ -22,7 +23,7 @@ from tables import HERE, Budget, best, by_budget, cell, contest, load, mean, run
 from hf_weight_distill.data import load_pairs
 
 SUMMARY = (
-    "student|updates|equal|dropout|sentences|seeds|best control|its BLEU|`fitted`|difference|p, each seed|p, all seeds|"
+    "student|updates|equal|dropout|sentences|seeds|best control|its BLEU|`{}`|difference|p, each seed|p, all seeds|"
     "chrF|p, all seeds"
 )
 PAIRS = "arm|seed|BLEU|baseline|p|chrF|baseline|p"
@@ -36,8 +37,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budget", choices=("updates", "seconds"), help="at equal updates or at equal time only")
     parser.add_argument("--dropout", type=float, help="one dropout only")
     parser.add_argument("--sentences", type=int, help="one size of the training set only, 0 for all of it")
-    parser.add_argument("--baseline", help="compare with this arm; without it fitted with the best control")
-    parser.add_argument("--arms", nargs="+", default=["fitted"], help="arms to compare with the baseline")
+    parser.add_argument("--baseline", help="compare with this arm; without it with the best control")
+    parser.add_argument("--arms", nargs="+", default=["fitted"], help="arms to compare; with the best control the first")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--resamples", type=int, default=1000)
     return parser.parse_args()
@@ -90,7 +91,7 @@ def translations(folder: Path, row: dict) -> list[str]:
 
 
 def summary(options: argparse.Namespace, budget: Budget, ours: list[dict], theirs: list[dict]) -> None:
-    """One line: ``fitted`` against the best control."""
+    """One line: an arm against the best control."""
     seeds = list(zip(theirs, ours, strict=True)) if len(ours) > 1 else []  # of one, "all seeds" says it
     each = ", ".join(f"{bootstrap(options, [before], [row])['BLEU'][2]:.3f}" for before, row in seeds)
     print_line(options, budget, ours, theirs, cell, len(ours), f"`{theirs[0]['arm']}`", each)
@@ -138,7 +139,7 @@ def against(options: argparse.Namespace, rows: list[dict]) -> None:
 def main() -> None:
     options = parse()
     asked = {name: getattr(options, name) for name in Budget._fields if name != "student"}
-    names = PAIRS if options.baseline else SUMMARY
+    names = PAIRS if options.baseline else SUMMARY.format(options.arms[0])
     print(f"|{names}|\n|{'---|' * len(names.split('|'))}")
     rows = [row for row in load(options.results) if options.student is None or row["student"] in options.student]
     groups = by_budget(rows)
@@ -147,7 +148,7 @@ def main() -> None:
     for budget in chosen:
         if options.baseline:
             against(options, groups[budget])
-        elif pair := contest(groups[budget]):
+        elif pair := contest(groups[budget], options.arms[0]):
             summary(options, budget, *pair)
             shapes[budget._replace(student="all shapes")].append(pair)
     for budget, pairs in sorted(shapes.items()):

@@ -141,10 +141,10 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def contest(rows: list[dict]) -> tuple[list[dict], list[dict]] | None:
-    """The runs of ``fitted`` and of the best control on validation, on the seeds that both have, in their order."""
+def contest(rows: list[dict], arm: str = "fitted") -> tuple[list[dict], list[dict]] | None:
+    """The runs of an arm and of the best control on validation, on the seeds that both have, in their order."""
     found = sorted(best(rows), key=lambda group: -mean(group, "validation_bleu"))
-    ours = next((group for group in found if group[0]["arm"] == "fitted"), None)
+    ours = next((group for group in found if group[0]["arm"] == arm), None)
     controls = [group for group in found if group[0]["arm"].startswith(CONTROLS)]
     control = next((group for group in controls if not group[0]["arm"].endswith(OTHERWISE)), None)
     if ours is None or control is None:

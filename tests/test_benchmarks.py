@@ -79,6 +79,8 @@ def test_the_default_meets_the_best_control_on_the_seeds_that_both_have():
     ours, theirs = tables.contest(rows)
     assert [(r["arm"], r["test_bleu"]) for r in ours + theirs] == [("fitted", 33.0), ("copied-first", 21.5)]
     assert tables.contest([r for r in rows if r["arm"] != "fitted"]) is None
+    ours, theirs = tables.contest(rows, "random-seqkd")  # another arm instead
+    assert [(r["arm"], r["test_bleu"]) for r in ours + theirs] == [("random-seqkd", 90.0), ("copied-first", 21.5)]
 
 
 def test_runs_on_part_of_the_training_set_stand_apart():
