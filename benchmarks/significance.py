@@ -38,7 +38,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, help="one dropout only")
     parser.add_argument("--sentences", type=int, help="one size of the training set only, 0 for all of it")
     parser.add_argument("--baseline", help="compare with this arm; without it with the best control")
-    parser.add_argument("--arms", nargs="+", default=["fitted"], help="arms to compare; with the best control the first")
+    parser.add_argument("--arms", nargs="+", default=["fitted"], help="arms to compare; without --baseline the first")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--resamples", type=int, default=1000)
     return parser.parse_args()
