@@ -13,7 +13,7 @@ import argparse
 import functools
 import gzip
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from sacrebleu.metrics import BLEU, CHRF
@@ -61,22 +61,22 @@ class SeveralCHRF(_OfSeveralRuns, CHRF):
     """chrF likewise."""
 
 
+METRICS = {"BLEU": SeveralBLEU, "chrF": SeveralCHRF}
+
+
 def bootstrap(
-    options: argparse.Namespace, baseline: Sequence[dict], rows: Sequence[dict]
-) -> dict[str, tuple[float, float, float]]:
-    """``{metric: (the baseline's score, the other's, p)}`` of two arms, each in as many seeds."""
+    options: argparse.Namespace, baseline: Sequence[dict], rows: Sequence[dict], metrics: Iterable[str] = METRICS
+) -> list[tuple[float, float, float]]:
+    """``(the baseline's score, the other's, p)`` by metric, of two arms, each in as many seeds."""
     folder, references = options.results.parent / "translations", [test_targets(options.data)]
     systems = []
     for name, runs in (("baseline", baseline), ("rows", rows)):
         lines = zip(*(translations(folder, run) for run in runs), strict=True)
         systems.append((name, ["\t".join(text.replace("\t", " ") for text in line) for line in lines]))
-    metrics = {"BLEU": SeveralBLEU(references=references), "chrF": SeveralCHRF(references=references)}
-    _, scores = PairedTest(systems, metrics, None, test_type="bs", n_samples=options.resamples)()
-    return {
-        name: (before.score, found.score, found.p_value)
-        for name, (before, found) in scores.items()
-        if name in ("BLEU", "chrF2")
-    }
+    scorers = {name: METRICS[name](references=references) for name in metrics}
+    _, scores = PairedTest(systems, scorers, None, test_type="bs", n_samples=options.resamples)()
+    del scores["System"]  # their names
+    return [(before.score, found.score, found.p_value) for before, found in scores.values()]
 
 
 @functools.cache
@@ -93,7 +93,7 @@ def translations(folder: Path, row: dict) -> list[str]:
 def summary(options: argparse.Namespace, budget: Budget, ours: list[dict], theirs: list[dict]) -> None:
     """One line: an arm against the best control."""
     seeds = list(zip(theirs, ours, strict=True)) if len(ours) > 1 else []  # of one, "all seeds" says it
-    each = ", ".join(f"{bootstrap(options, [before], [row])['BLEU'][2]:.3f}" for before, row in seeds)
+    each = ", ".join(f"{bootstrap(options, [before], [row], ['BLEU'])[0][2]:.3f}" for before, row in seeds)
     print_line(options, budget, ours, theirs, cell, len(ours), f"`{theirs[0]['arm']}`", each)
 
 
@@ -116,7 +116,7 @@ def print_line(
 ) -> None:
     """A line of the table, with what is worked out over all runs of both sides."""
     difference = mean(ours, "test_bleu") - mean(theirs, "test_bleu")
-    bleu, chrf = (f"{scores[2]:.3f}" for scores in bootstrap(options, theirs, ours).values())
+    bleu, chrf = (f"{scores[2]:.3f}" for scores in bootstrap(options, theirs, ours))
     data = f"{budget.sentences:,}" if budget.sentences else "all"
     cells = [budget.student, f"{budget.updates:,}", budget.budget, f"{budget.dropout:g}", data, str(seeds), control]
     cells += [*(show(rows, "test_bleu") for rows in (theirs, ours)), f"{difference:+.1f}", each, bleu]
@@ -132,7 +132,7 @@ def against(options: argparse.Namespace, rows: list[dict]) -> None:
         seeds = sorted(groups.get(arm, {}).keys() & before.keys())
         for some in [[seed] for seed in seeds] + ([seeds] if len(seeds) > 1 else []):
             pair = ([group[seed] for seed in some] for group in (before, groups[arm]))
-            cells = [f"{found:.1f} | {base:.1f} | {p:.3f}" for base, found, p in bootstrap(options, *pair).values()]
+            cells = [f"{found:.1f} | {base:.1f} | {p:.3f}" for base, found, p in bootstrap(options, *pair)]
             print(f"| {arm} | {', '.join(map(str, some))} | {' | '.join(cells)} |", flush=True)
 
 
