@@ -21,8 +21,8 @@ EXPLANATION = """\
 Made by `python benchmarks/tables.py` from `results.jsonl`. Each arm stands at its best learning rate on
 validation, two rates compared on the seeds that both have: mean and standard deviation over its seeds. The last
 column holds every rate that was tried with its mean validation BLEU; 0 is a run whose loss was no number any more.
-Minutes are of one CPU thread where the run recorded them, with the closed form, the teacher's forward passes and
-the scoring in them, and the wall clock of a busy machine where it did not (~). "The time of 300 updates": the
+Minutes are of one CPU thread where the run recorded them, with the closed form and the teacher's forward passes in
+them, and the wall clock of a busy machine where it did not (~). "The time of 300 updates": the
 others have as many updates as they do in the processor time that `fitted` took for 300, its closed form included.
 What the arms are, and what follows: [README.md](README.md)."""
 COPIED = ("copied", "pca", "importance", "uniform")  # starts without reconstruction, trained on
