@@ -89,6 +89,7 @@ ARMS: dict[str, Arm] = {
     "uniform": _copied(width="uniform"),
     "importance": _copied(width="importance"),
     "pca": _copied(width="pca"),
+    "pca-last": _copied("last", width="pca"),
     "pca-kl": _copied(width="pca", **_KL),
     "pca-both": _copied(width="pca", labels="both"),
     "fitted": _fitted(),
