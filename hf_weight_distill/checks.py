@@ -70,13 +70,15 @@ def check_run(
     )
     for phase, args, source in phases:
         _check_phase(config, plan, phase, args, source)
-    _check_cache(config, teacher, [phase for phase, args, _ in phases if args.max_steps != 0])
     for name in ("schedules", "finetune_source", "finetune_lora"):
         if getattr(config, name) and finetune_args.max_steps == 0:
             raise ValueError(
                 f"{name}={getattr(config, name)!r} acts in phase 2, which finetune_args skips by max_steps=0: give "
                 "it updates, or leave it out"
             )
+    trained = [phase for phase, args, _ in phases if args.max_steps != 0]
+    _check_cache(config, teacher, trained)
+    _check_temperature(config, trained)
     if config.schedules:
         _check_schedules(config, finetune_args)
     if config.finetune_lora:
@@ -126,6 +128,18 @@ def _check_cache(config: WeightDistillConfig, teacher: PreTrainedModel, trained:
         raise ValueError(
             f"teacher_cache_top_k={config.teacher_cache_top_k}, but no objective of a phase that trains asks "
             "for the teacher: leave it out, or use kl in generator_objectives or finetune_objectives"
+        )
+
+
+def _check_temperature(config: WeightDistillConfig, trained: list[str]) -> None:
+    """Whether an objective of a phase that trains has it."""
+    if config.temperature == WeightDistillConfig.temperature:
+        return
+    used = [objective for phase in trained for objective, _ in phase_objectives(config, phase).values()]
+    if used and not any(hasattr(objective, "temperature") for objective in used):
+        raise ValueError(
+            f"temperature={config.temperature}, but no objective of a phase that trains has one: leave it out, or use "
+            "kl in generator_objectives or finetune_objectives"
         )
 
 

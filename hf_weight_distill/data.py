@@ -173,16 +173,17 @@ def _open(data: Any, split: str | None, default: str | None, streaming: bool) ->
 
     named = isinstance(data, (str, Path))
     opened = _open_named(data, split, streaming) if named else data
-    if isinstance(opened, dict):  # DatasetDict and IterableDatasetDict
+    tables = (Dataset, IterableDataset)
+    if isinstance(opened, dict) and all(isinstance(table, tables) for table in opened.values()):  # splits
         opened = _pick_split(opened, split, default)
-    elif isinstance(opened, (Dataset, IterableDataset)):
+    elif isinstance(opened, tables):
         # A Hub data set has its split taken already, perhaps a slice such as "train[:1%]".
         if not (named and not Path(data).exists()):
             _check_lone_split(opened, split)
     else:
         raise ValueError(
             f"found data of type {type(opened).__name__}; expected a Dataset, DatasetDict, IterableDataset, "
-            "'built-in', a path or a Hub id"
+            "'built-in', a path or a Hub id: Dataset.from_dict and Dataset.from_list make one of columns and of rows"
         )
     return opened.to_iterable_dataset() if streaming and isinstance(opened, Dataset) else opened
 
@@ -243,7 +244,7 @@ def _column_pair(found: list[str], source_column: str | None, target_column: str
     if asked or not usual:
         raise ValueError(
             f"found the columns {found}; expected 'translation', or a usual pair {list(USUAL_PAIRS)}, or both "
-            "source_column and target_column: name them"
+            "source_column and target_column: name them, on the command line or in load_pairs(data, ...)"
         )
     return usual[0]
 
@@ -489,10 +490,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
     """Refuse a tokenizer that is not the model's.
 
-    A vocabulary larger than the tokenizer is allowed: T5's is rounded up.
+    A vocabulary larger than the tokenizer is allowed, as T5's is rounded up; and a mask token without a row, as
+    bart-large-cnn and bart-large-xsum have it: no text to be translated holds one.
 
     Args:
-        tokenizer: whose largest id must lie in the embedding, and whose special tokens must be the model's.
+        tokenizer: whose ids must lie in the embedding, and whose special tokens must be the model's.
         config: of the model, with `vocab_size`, `pad_token_id` and `eos_token_id`.
 
     Raises:
@@ -501,7 +503,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
     Example:
         >>> check_tokenizer(tokenizer, teacher.config)
     """
-    largest = max(max(tokenizer.get_vocab().values()), len(tokenizer) - 1)
+    largest = max({*tokenizer.get_vocab().values(), len(tokenizer) - 1} - {tokenizer.mask_token_id})
     if largest >= config.vocab_size:
         raise ValueError(
             f"found a tokenizer with ids up to {largest} for a model with vocab_size={config.vocab_size}; expected ids "

@@ -28,6 +28,7 @@ from transformers import (
 
 from . import __version__
 from .adapters import (
+    IN_MEMORY,
     MergedAdapter,
     add_lora,
     hub_options,
@@ -62,7 +63,7 @@ from .data import (
 from .evaluation import Comparison, compare
 from .files import write_json, write_whole_folder
 from .hub import check_repo_id, push_folder
-from .languages import check_languages, direction, forced_direction, warn_of_no_language
+from .languages import check_languages, direction, forced_direction, set_languages, warn_of_no_language
 from .methods import components, method, phases_that_trained
 from .model import WeightDistillModel
 from .plan import WeightPlan, build_plan, tensors_of
@@ -158,6 +159,8 @@ class WeightDistiller:
         student: StudentShape,
         recipe: str | None = None,
         config: WeightDistillConfig | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
         **kwargs: Any,
     ) -> "WeightDistiller":
         """Loads teacher and tokenizer from the Hub or a folder.
@@ -165,11 +168,14 @@ class WeightDistiller:
         Args:
             name_or_path: repository or folder, of a model or of a PEFT adapter, whose base is loaded then.
             student, recipe, config: as in the constructor.
+            src_lang, tgt_lang: codes of a multilingual tokenizer (NLLB, M2M100, mBART): see
+                :func:`hf_weight_distill.languages.set_languages`.
             kwargs: of ``from_pretrained`` (``revision``, ``cache_dir``, ``token``, ...).
         """
         name_or_path = str(name_or_path)
         teacher = load_teacher(name_or_path, **kwargs)
         tokenizer = load_tokenizer(name_or_path, **hub_options(kwargs))  # it would save the others
+        set_languages(tokenizer, teacher, src_lang, tgt_lang)
         return cls(teacher, tokenizer, student=student, recipe=recipe, config=config)
 
     # --- the parts ---
@@ -376,7 +382,7 @@ class WeightDistiller:
         finetune_args: WeightDistillTrainingArguments | None = None,
         resume_from_checkpoint: bool = False,
         compute_metrics: Callable | None = None,
-        callbacks: Sequence[Any] = (),
+        callbacks: Sequence[Any] | None = None,
     ) -> PreTrainedModel:
         """Both phases: trains the generator, materialises the student, trains it on.
 
@@ -401,7 +407,7 @@ class WeightDistiller:
             FloatingPointError: the loss is not finite.
             MemoryError: a batch is too large for the device.
         """
-        run, config = Path(output_dir), self.config
+        run, config, callbacks = Path(output_dir), self.config, list(callbacks or ())
         own = {"generator_args": generator_args, "finetune_args": finetune_args}
         phases = self._phases(run, own, eval_dataset is not None, compute_metrics)
         check_folders(run, phases, resume_from_checkpoint)
@@ -605,7 +611,7 @@ class WeightDistiller:
         return json.loads(
             json.dumps(
                 {
-                    "teacher": self.teacher.name_or_path,
+                    "teacher": "" if self.teacher.name_or_path == IN_MEMORY else self.teacher.name_or_path,
                     "teacher_revision": getattr(self.teacher.config, "_commit_hash", None),
                     "recipe": self.recipe,
                     "student": self.shape.to_dict(),

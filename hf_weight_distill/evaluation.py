@@ -324,6 +324,9 @@ def generate_batch(model, batch, num_beams: int, max_new_tokens: int | None, gen
         "max_length": None,
         # A checkpoint may ask for sampling; a score must not depend on chance.
         "do_sample": False,
+        # Or for several answers to a sentence, or for more than their ids.
+        "num_return_sequences": 1,
+        "return_dict_in_generate": False,
     }
     return model.generate(**batch, **{**options, **generate_kwargs})
 

@@ -29,6 +29,38 @@ def language_token(tokenizer: PreTrainedTokenizerBase, code: str) -> int | None:
         return None
 
 
+def set_languages(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, src_lang: str | None, tgt_lang: str | None
+) -> None:
+    """Makes a multilingual tokenizer and model translate in one direction.
+
+    Args:
+        tokenizer: gets ``src_lang`` and ``tgt_lang``.
+        model: its generation settings get the token of ``tgt_lang`` as the first to be generated. mBART-25, which was
+            trained to start decoding from it, gets it as the decoder's start.
+        src_lang, tgt_lang: codes as the tokenizer has them; ``None`` changes nothing.
+
+    Raises:
+        ValueError: the tokenizer knows no languages, or not this one.
+
+    Example:
+        >>> set_languages(tokenizer, teacher, "eng_Latn", "deu_Latn")  # doctest: +SKIP
+    """
+    for name, code in (("src_lang", src_lang), ("tgt_lang", tgt_lang)):
+        if code is None:
+            continue
+        kind = type(tokenizer).__name__
+        if not hasattr(tokenizer, name):
+            raise ValueError(f"{name}={code!r}: a {kind} has no languages to choose from; leave it out")
+        token = language_token(tokenizer, code)
+        if token is None:
+            raise ValueError(f"{name}={code!r}: the {kind} does not know this language; use its own code")
+        setattr(tokenizer, name, code)
+        if name == "tgt_lang":
+            first = "decoder_start_token_id" if kind.startswith("MBartTokenizer") else "forced_bos_token_id"
+            setattr(model.generation_config, first, token)
+
+
 def language_codes(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str]:
     """Of a tokenizer that was set to both languages; nothing of another."""
     codes = {name: getattr(tokenizer, name, None) for name in ("src_lang", "tgt_lang")}

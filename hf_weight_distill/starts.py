@@ -104,11 +104,16 @@ def refuse_growth(plan: WeightPlan) -> None:
                     "recipe='paper', whose random projections reach any size"
                 )
     for stack in ("encoder", "decoder"):
-        for what, (old, new) in (("heads", _heads(plan, stack)), ("dimensions a head", _head_sizes(plan, stack))):
+        (most, heads), (size, wanted) = _heads(plan, stack), _head_sizes(plan, stack)
+        narrower = (
+            f"d_kv of at most {size}" if plan.family.own_head_size else f"d_model={heads * size} with {heads} heads"
+        )
+        checks = (("heads", most, heads, f"attention_heads={most}"), ("dimensions a head", size, wanted, narrower))
+        for what, old, new, remedy in checks:
             if new > old:
                 raise ValueError(
                     f"{stack}: the student's attention has {new} {what}, the teacher's {old}, and a start from the "
-                    "teacher keeps whole heads: set attention_heads so that neither grows, or use recipe='paper'"
+                    f"teacher keeps whole heads: give {remedy}, say, or use recipe='paper'"
                 )
 
 

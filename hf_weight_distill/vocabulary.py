@@ -263,6 +263,9 @@ class _Vocabulary:
         self.tables = _read_tables(tokenizer)
         codes = dict(getattr(tokenizer, "lang_token_to_id", {}))  # M2M100's are in no file
         self.tables[0].ids.update(codes)
+        for table in self.tables:  # bart-large-cnn has no row for its mask token
+            for name in [name for name, number in table.ids.items() if number >= teacher.config.vocab_size]:
+                del table.ids[name]
         self.whole = {*map(str, tokenizer.added_tokens_decoder.values()), *codes}  # found before text is cut
         if type(tokenizer).__name__ == "MarianTokenizer":  # >>de<<; those of separate vocabularies it does not list
             self.whole |= {name for table in self.tables for name in table.ids if _MARIAN_CODE.fullmatch(name)}
@@ -277,11 +280,12 @@ class _Vocabulary:
     def frequent(self, counts: Sequence[int], size: int) -> set[int]:
         """So many tokens: what must stay, the characters of the text, then by frequency."""
         kept = self.closed(self.must_stay() | self._characters(number for number in self.known if counts[number]))
-        most = len(self.known | kept)
+        most = min(len(self.known | kept), self.teacher.config.vocab_size - 1)
         if not len(kept) <= size <= most:
             raise ValueError(
                 f"vocab={size}: {len(kept)} tokens must stay (special tokens, language codes, bytes, the characters of "
-                f"the training text) and the tokenizer has {most}: give a number from {len(kept)} to {most}"
+                f"the training text), and fewer than the teacher's {self.teacher.config.vocab_size} are to: give a "
+                f"number from {len(kept)} to {most}"
             )
         for token in sorted(self.known, key=lambda number: (-counts[number], number)):
             more = self.closed([token]) - kept
@@ -464,7 +468,7 @@ def _trim_state(state: dict[str, Any], numbers: Mapping[int, int]) -> dict[str, 
         vocab = model["vocab"] = {token: numbers[old] for token, old in model["vocab"].items() if old in numbers}
         pairs = map(_pair, model["merges"])
         model["merges"] = [[a, b] for a, b in pairs if a in vocab and b in vocab and a + b in vocab]
-    state["added_tokens"] = [token | {"id": numbers[token["id"]]} for token in state["added_tokens"]]
+    state["added_tokens"] = [t | {"id": numbers[t["id"]]} for t in state["added_tokens"] if t["id"] in numbers]
     state["post_processor"] = _renumber_post_processor(state["post_processor"], numbers)
     state["truncation"] = state["padding"] = None  # left behind by the last call
     return state
@@ -489,7 +493,8 @@ def _renumber_added(config: dict[str, Any], numbers: Mapping[int, int]) -> dict[
     """A tokenizer_config.json with the new ids of added tokens."""
     added = config.get("added_tokens_decoder")
     if added is not None:
-        config["added_tokens_decoder"] = {str(numbers[int(old)]): token for old, token in added.items()}
+        kept = {numbers[int(old)]: token for old, token in added.items() if int(old) in numbers}
+        config["added_tokens_decoder"] = {str(new): token for new, token in kept.items()}
     return config
 
 

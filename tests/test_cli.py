@@ -44,7 +44,7 @@ from hf_weight_distill.cli.values import field_docs
 from hf_weight_distill.config import Tokenizer
 from hf_weight_distill.corpus import built_in_corpus
 from hf_weight_distill.evaluation import METRICS
-from hf_weight_distill.languages import forced_direction
+from hf_weight_distill.languages import forced_direction, set_languages
 from hf_weight_distill.objectives import OBJECTIVES
 from hf_weight_distill.schedules import SCHEDULES
 from hf_weight_distill.sources import SOURCES
@@ -253,11 +253,13 @@ def test_a_flag_adds_to_the_recipes_dictionary_and_takes_keys_away():
     assert parsed("--finetune_objectives", "cross_entropy=", "kl=1").config.finetune_objectives == {"kl": 1}
     assert parsed("--pseudo_labels_dir", "None", "--dropout", "none").config.pseudo_labels_dir is None
     assert RECIPES["default"].finetune_objectives == {"cross_entropy": 1.0}, "the recipe itself must not change"
-    words = parsed("--generator_args", "report_to=none", "seed=null", "save_strategy=no", "x=1_0").config.generator_args
+    words = parsed("--finetune_args", "report_to=none", "seed=null", "save_strategy=no", "x=1_0").config.finetune_args
     assert [words[key] for key in ("report_to", "seed", "save_strategy", "x")] == ["none", None, "no", "1_0"]
     nested = parsed("--schedules", "{prune: {sparsity: 0.5, steps: [1, 2]}}").config.schedules
     assert nested == parsed("--schedules", 'prune={"sparsity": 0.5, "steps": [1, 2]}').config.schedules
     assert nested == {"prune": {"sparsity": 0.5, "steps": [1, 2]}}
+    twice = parsed("--finetune_args", "max_steps=5", "bf16=true", "--finetune_args", "max_steps=6", "seed=7").config
+    assert [twice.finetune_args[key] for key in ("max_steps", "bf16", "seed")] == [6, True, 7], "the last word counts"
 
 
 @pytest.mark.parametrize(
@@ -265,6 +267,7 @@ def test_a_flag_adds_to_the_recipes_dictionary_and_takes_keys_away():
     [
         ("--generator_objectives kl=1", "generator_objectives"),
         ("--source mpo", "source"),
+        ("--generator_args learning_rate=1e-3", "generator_args"),
         ("--recipe opdf --finetune_objectives kl=1", "finetune_objectives"),
     ],
 )
@@ -364,6 +367,9 @@ def test_plan_prints_the_plan(folder):
     assert "decoder layer 0 <- teacher layers 0, 1\n  decoder layer 1 <- teacher layers 2, 3, 4\n" in out
     assert re.search(r"decoder_ffn_dim +32 -> 8\n", out) and re.search(r"encoder_ffn_dim +32 -> 32 ", out)
     assert not err
+    code, out, err = call("plan", folder / "teacher", "--ffn_dim", "64")
+    assert code == 2 and re.search(r"encoder_ffn_dim +32 -> 64", out), "it is shown, and said why no start makes it"
+    assert "the student's 'ffn' axis has 64 dimensions, the teacher's 32" in err
 
 
 def test_plan_refuses_a_vocabulary_that_is_no_tokenizer(folder):
@@ -622,7 +628,7 @@ def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
         (["--train", "DATA", "--decoder_layers", "two"], "--decoder_layers: found 'two', expected a whole number"),
         (["--train", "DATA", "--ffn_dim", "1", "2", "3"], "--ffn_dim: found 3 numbers, expected one, or two"),
         (["--train", "DATA", "--generator_args", "max_steps"], "found 'max_steps', expected KEY=VALUE"),
-        (["--train", "DATA", "--generator_args", "max_step=3"], "unknown 'max_step'; did you mean 'max_steps'?"),
+        (["--train", "DATA", "--finetune_args", "max_step=3"], "unknown 'max_step'; did you mean 'max_steps'?"),
         (["--train", "DATA", "--finetune_args", "lr_scheduler_type=cosin"], "finetune_args: '?cosin'? is not a valid"),
         (["--train", "DATA", "--finetune_args", "eval_strategy=steps"], "there is no data: give --eval"),
         (
@@ -634,7 +640,7 @@ def test_the_student_is_saved_although_the_scores_fail(folder, monkeypatch):
             "weight source 'generator': unknown 'inti'; did you mean 'init'?",
         ),
         (["--train", "DATA", "--finetune_args", "bf16=off"], "finetune_args: bf16='off', expected true or false"),
-        (["--train", "DATA", "--generator_args", "seed=0.5"], "generator_args: seed=0.5, expected int"),
+        (["--train", "DATA", "--finetune_args", "seed=0.5"], "finetune_args: seed=0.5, expected int"),
         (["--train", "DATA", "--finetune_args", "learning_rate=abc"], "learning_rate='abc', expected number"),
         (["--train", "DATA", "--finetune_objectives", "kll=1"], "objectives: unknown 'kll'; did you mean 'kl'?"),
         (["--train", "DATA", "--finetune_objectives", "kl=abc"], r"'kl': 'abc'\}: expected dict\[str, number\]"),
@@ -763,14 +769,14 @@ def multilingual(folder, tmp_path):
 def test_languages_are_set_on_tokenizer_and_generation(folder, multilingual):
     model = AutoModelForSeq2SeqLM.from_pretrained(folder / "teacher")
     assert forced_direction(model, multilingual) == {}
-    loading.set_languages(multilingual, model, "de", "fr")
+    set_languages(multilingual, model, "de", "fr")
     assert (multilingual.src_lang, multilingual.tgt_lang) == ("de", "fr")
     assert forced_direction(model, multilingual) == {"src_lang": "de", "tgt_lang": "fr"}, "what repeats it"
     first = multilingual("Hund")["input_ids"][0]
     assert first == multilingual.convert_tokens_to_ids("__de__")
     assert model.generation_config.forced_bos_token_id == multilingual.convert_tokens_to_ids("__fr__")
-    with pytest.raises(ValueError, match="--tgt_lang klingon: the M2M100Tokenizer does not know this language"):
-        loading.set_languages(multilingual, model, None, "klingon")
+    with pytest.raises(ValueError, match="tgt_lang='klingon': the M2M100Tokenizer does not know this language"):
+        set_languages(multilingual, model, None, "klingon")
 
 
 # --- evaluate, push, demo --------------------------------------------------------------------------------------------
@@ -815,7 +821,7 @@ def many_languages(tokenizer, folder, *languages):
     config = M2M100Config(vocab_size=len(tokenizer) + 200, d_model=8, **sizes, **ids, max_position_embeddings=512)
     model = M2M100ForConditionalGeneration(config)
     if languages:
-        loading.set_languages(tokenizer, model, *languages)
+        set_languages(tokenizer, model, *languages)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -943,6 +949,8 @@ def test_the_examples_of_the_help_run_one_after_the_other(folder, tmp_path, monk
         "Helsinki-NLP/opus-mt-en-de": str(folder / "teacher"),
         "max_steps=400": "max_steps=1",
         "30M": "20K",
+        "1024": "32",
+        "512": "16",
         "3": "1.1",
     }
     monkeypatch.setattr(planner, "NEW_TOKENS", 4)

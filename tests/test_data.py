@@ -1,5 +1,6 @@
 """Columns to features: every way in, every mistake by its message, batches by their bounds."""
 
+import copy
 import gzip
 import json
 import random
@@ -188,6 +189,7 @@ THREE = {"en": "a", "de": "b", "fr": "c"}
         ("./nowhere.json", {}, "neither an existing file or directory nor a Hub id"),
         ("nowhere.csv", {}, "neither an existing file or directory nor a Hub id"),
         (7, {}, "found data of type int; expected a Dataset"),
+        ({"source": ["x"], "target": ["y"]}, {}, "found data of type dict; .* Dataset.from_dict"),
     ],
 )
 def test_mistakes_are_named(data, options, message):
@@ -364,6 +366,9 @@ def test_check_tokenizer(marian, t5):
     check_tokenizer(marian, config(400, 399, 0))
     check_tokenizer(marian, config(400, 399, [0, 2]))
     check_tokenizer(t5, config(512, 0, 1))
+    masked = copy.deepcopy(marian)
+    masked.add_special_tokens({"mask_token": "<mask>"})
+    check_tokenizer(masked, config(400, 399, 0))  # as bart-large-cnn: no row for the mask
     with pytest.raises(ValueError, match="found a tokenizer with ids up to 399 for a model with vocab_size=399"):
         check_tokenizer(marian, config(399, 399, 0))
     with pytest.raises(ValueError, match="found pad_token_id=399 in the tokenizer; expected the model's 0"):

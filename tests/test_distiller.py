@@ -865,6 +865,7 @@ def test_arguments_of_the_stock_trainer_are_refused_before_anything_is_trained(m
             {"schedules": {"magnitude_pruning": {"sparsity": 0.5}}, "finetune_args": {"max_steps": 0}},
             "schedules={'magnitude_pruning'.* acts in phase 2, which finetune_args skips",
         ),
+        ({}, {"temperature": 2.0}, "temperature=2.0, but no objective of a phase that trains has one"),
         ({}, {"finetune_lora": {"r": 2}, "finetune_args": {"max_steps": 0}}, "finetune_lora={'r': 2} acts in phase 2"),
         ({}, {"finetune_source": "mpo", "finetune_args": {"max_steps": 0}}, "finetune_source='mpo' acts in phase 2"),
         ({}, {"finetune_args": FAST | {"num_train_epochs": 1}}, "num_train_epochs=1 has no effect beside max_steps=3"),

@@ -206,13 +206,16 @@ def test_translations_come_back_in_the_order_of_the_sources(model, tokenizer, nu
     assert found == expected
 
 
-def test_translate_restores_every_module_and_ignores_sampling(model, tokenizer):
+def test_translate_restores_every_module_and_ignores_what_a_checkpoint_asks_for(model, tokenizer):
     model.train()
     model.model.encoder.eval()
     modes = [module.training for module in model.modules()]
+    plain = translate(model, tokenizer, SENTENCES[:2], max_new_tokens=8)
     model.generation_config.do_sample = True
     first, second = (translate(model, tokenizer, SENTENCES[:2], max_new_tokens=8) for _ in range(2))
-    assert first == second
+    assert first == second == plain
+    model.generation_config.update(num_beams=2, num_return_sequences=2, return_dict_in_generate=True)
+    assert translate(model, tokenizer, SENTENCES[:2], max_new_tokens=8) == plain
     assert [module.training for module in model.modules()] == modes
     model.generate = lambda **_: 1 / 0
     with pytest.raises(ZeroDivisionError):

@@ -28,11 +28,11 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer, 
 from hf_weight_distill import StudentShape, WeightDistiller, export
 from hf_weight_distill import data as data_module
 from hf_weight_distill.cli import main
-from hf_weight_distill.cli.loading import set_languages
 from hf_weight_distill.corpus import build_t5_tokenizer, built_in_corpus
 from hf_weight_distill.export import FORMATS, ParityError, export_student
 from hf_weight_distill.export.onnx import Onnx, OnnxModel
 from hf_weight_distill.export.parity import compare_outputs, references
+from hf_weight_distill.languages import set_languages
 
 DOCS = Path(__file__).parents[1] / "docs"
 WORDS = ["w5 w8 w12 w20 w31", "w30 w21", "w22"]

@@ -199,7 +199,7 @@ def test_a_shard_is_written_whole_or_not_at_all(teacher, tokenizer, pairs, tmp_p
 def test_another_search_is_refused(teacher, tokenizer, pairs, tmp_path, change, found, asked):
     generate_pseudo_labels(teacher, tokenizer, pairs, tmp_path, **OPTIONS)
     before = files(tmp_path)
-    with pytest.raises(ValueError, match="Choose another output_dir, or delete this one") as error:
+    with pytest.raises(ValueError, match="choose another folder, or delete this one") as error:
         generate_pseudo_labels(teacher, tokenizer, pairs, tmp_path, **{**OPTIONS, **change})
     assert f"{found}, {asked}" in str(error.value)
     assert str(error.value).count(": found ") == 1

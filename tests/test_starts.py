@@ -361,10 +361,14 @@ def test_a_wider_student_needs_random_projections():
 @pytest.mark.parametrize(
     "family, shape, message",
     [
-        ("marian", {"attention_heads": 2}, "encoder: .* has 8 dimensions a head, the teacher's 4"),
-        ("bart", {"attention_heads": 8}, "encoder: .* has 8 heads, the teacher's 4"),
+        (
+            "marian",
+            {"attention_heads": 2},
+            "encoder: .* has 8 dimensions a head, the teacher's 4.*: give d_model=8 with 2 heads",
+        ),
+        ("bart", {"attention_heads": 8}, "encoder: .* has 8 heads, the teacher's 4.*: give attention_heads=4"),
         ("marian", {"d_model": 8, "attention_heads": (4, 1)}, "decoder: .* has 8 dimensions a head"),
-        ("t5", {"attention_heads": 2, "d_kv": 8}, "8 dimensions a head"),
+        ("t5", {"attention_heads": 2, "d_kv": 8}, "8 dimensions a head.*: give d_kv of at most 4"),
         ("t5", {"attention_heads": 8, "d_kv": 2}, "'heads' axis has 8"),
     ],
 )

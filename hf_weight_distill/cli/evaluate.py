@@ -9,7 +9,7 @@ from ..config import WeightDistillConfig
 from ..files import check_file, write_json
 from .flags import COMPARISON, add_comparison, add_teacher, add_texts
 from .job import COLUMN_FLAGS, LANGUAGE_FLAGS
-from .loading import PROGRAM, load_model, load_pairs, place, quiet, set_languages, users_own
+from .loading import PROGRAM, load_model, load_pairs, place, quiet, users_own
 from .values import field_docs
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         from ..adapters import load_tokenizer
         from ..data import check_tokenizer
         from ..evaluation import check_comparison, compare
+        from ..languages import set_languages
 
         names = ("metrics", "num_beams", "batch_sizes", "speed_sentences", "tokenize")
         settings = {name: getattr(arguments, name) for name in names}

@@ -5,7 +5,7 @@ import argparse
 from ..config import WeightDistillConfig
 from .flags import add_texts
 from .job import COLUMN_FLAGS, LANGUAGE_FLAGS
-from .loading import PROGRAM, load_model, load_pairs, quiet, say, set_languages, users_own
+from .loading import PROGRAM, load_model, load_pairs, quiet, say, users_own
 from .values import field_docs, registered
 
 SUMMARY = "convert a student for another runtime"
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         from transformers import AutoTokenizer
 
         from ..export import ParityError, export_student
+        from ..languages import set_languages
 
         student = load_model(arguments.student)
         with users_own(arguments.student):

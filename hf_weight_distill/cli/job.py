@@ -82,8 +82,11 @@ class Job:
 
 _JOB_TEXTS = ("teacher", "teacher_revision", "recipe", *DATA_FLAGS, *COLUMN_FLAGS, *LANGUAGE_FLAGS)
 _FILE_KEYS = (*_JOB_TEXTS, *AFTERWARDS, "student", "config", "teacher_identity", "hf_weight_distill")
-# What is trained, or by what, in a phase: nothing where that one makes no updates. The distiller refuses the rest.
-_OF_PHASES = {"generator_args": ("source", "generator_objectives"), "finetune_args": ("finetune_objectives",)}
+# How, what or by what a phase trains: nothing where that one makes no updates. The distiller refuses the rest.
+_OF_PHASES = {
+    "generator_args": ("generator_args", "source", "generator_objectives"),
+    "finetune_args": ("finetune_args", "finetune_objectives"),
+}
 
 
 def _read_config(path: str | None) -> dict[str, Any]:

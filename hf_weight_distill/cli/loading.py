@@ -11,7 +11,7 @@ from .job import Job
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from ..distiller import WeightDistiller
 
@@ -93,6 +93,7 @@ def place(model: "PreTrainedModel", device: str | None) -> "PreTrainedModel":
 def load_distiller(job: Job) -> "WeightDistiller":
     from ..adapters import load_tokenizer
     from ..distiller import WeightDistiller
+    from ..languages import set_languages
 
     teacher = load_model(job.teacher, job.teacher_revision)
     with users_own(job.teacher):
@@ -107,37 +108,6 @@ def load_distiller(job: Job) -> "WeightDistiller":
             stacklevel=2,
         )
     return distiller
-
-
-def set_languages(
-    tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel", src_lang: str | None, tgt_lang: str | None
-) -> None:
-    """Makes a multilingual tokenizer and model translate in one direction.
-
-    Args:
-        tokenizer: gets ``src_lang`` and ``tgt_lang``.
-        model: its generation settings get the token of ``tgt_lang`` as the first to be generated. mBART-25, which was
-            trained to start decoding from it, gets it as the decoder's start.
-        src_lang, tgt_lang: codes as the tokenizer has them; ``None`` changes nothing.
-
-    Raises:
-        ValueError: the tokenizer knows no languages, or not this one.
-    """
-    from ..languages import language_token
-
-    for name, code in (("src_lang", src_lang), ("tgt_lang", tgt_lang)):
-        if code is None:
-            continue
-        kind = type(tokenizer).__name__
-        if not hasattr(tokenizer, name):
-            raise ValueError(f"--{name} {code}: a {kind} has no languages to choose from; leave it out")
-        token = language_token(tokenizer, code)
-        if token is None:
-            raise ValueError(f"--{name} {code}: the {kind} does not know this language; use its own code")
-        setattr(tokenizer, name, code)
-        if name == "tgt_lang":
-            first = "decoder_start_token_id" if kind.startswith("MBartTokenizer") else "forced_bos_token_id"
-            setattr(model.generation_config, first, token)
 
 
 def load_pairs(flag: str, data: str, split: str | None, columns: dict[str, str]) -> "Dataset":

@@ -104,11 +104,15 @@ def _take_teacher(arguments: argparse.Namespace) -> None:
 def _describe(job: Job) -> int:
     with quiet():
         from ..plan import build_plan
+        from ..starts import refuse_growth
 
         if job.student.vocab is not None:  # perhaps a tokenizer, which must be there and be the teacher's kind
-            print(load_distiller(job).plan)
+            plan = load_distiller(job).plan
         else:
-            print(build_plan(load_model(job.teacher, job.teacher_revision), job.student))
+            plan = build_plan(load_model(job.teacher, job.teacher_revision), job.student)
+        print(plan)
+        if job.config.start == "teacher":
+            refuse_growth(plan)
     return 0
 
 

@@ -161,6 +161,7 @@ def add_fields(parser: argparse._ActionsContainer, cls: type) -> None:
         parser.add_argument(
             f"--{field.name}",
             nargs=spelling.nargs,
+            action="extend" if spelling is _ENTRIES else None,  # a flag given twice adds to its entries
             choices=choices,
             metavar=None if choices else spelling.metavar,
             help=_as_flags(text).replace("%", "%%"),

@@ -72,7 +72,8 @@ def quality_section(run: Run) -> Section:
 def _evaluate_command(run: Run) -> str:
     """With the languages, columns and prefix of the run, without which other texts would be translated."""
     settings, words = run.settings, ["hf-weight-distill", "evaluate", str(run.settings.get("teacher") or "TEACHER")]
-    words += [str(run.folder / "student"), "--data", "DATA"]
+    student = run.folder / "student"  # where the command line saves it
+    words += [str(student) if student.is_dir() else "STUDENT", "--data", "DATA"]
     names = ("src_lang", "tgt_lang", "source_column", "target_column", "source_lang", "target_lang")
     flags = {"revision": settings.get("teacher_revision"), "prefix": run.config.get("prefix")}
     flags |= {name: settings.get(name) for name in names}

@@ -122,7 +122,8 @@ def claim(folder: Path, asked: Mapping[str, Any], what: str) -> dict[str, Any]:
         raise ValueError(
             f"{folder} holds {what} made in another way:\n"
             + "\n".join(lines)
-            + "\nChoose another output_dir, or delete this one to start anew."
+            + "\nA run that goes on needs the data and settings that it began with. For a new one choose another "
+            "folder, or delete this one."
         )
     return found
 
