@@ -48,8 +48,8 @@ SETTINGS_FILE = "settings.json"
 SHOWN = 3  # test sentences printed with the student's translation, the first ones whatever comes out
 
 
-# Peak rates, each the best on the validation split (500 sentences, one seed, BLEU). The first way after 600 updates from
-# 8,000 labels, the others after 500 from 7,000:
+# Peak rates, each the best on the validation split (500 sentences, one seed, BLEU). The first way after 600 updates
+# from 8,000 labels, the others after 500 from 7,000:
 #   rate      4e-3   6e-3   8e-3   9e-3  13e-3
 #   random     0.3           0.6           0.3
 #   copied            69.3          69.6   64.4
