@@ -77,8 +77,9 @@ def check_run(
                 "it updates, or leave it out"
             )
     trained = [phase for phase, args, _ in phases if args.max_steps != 0]
-    _check_cache(config, teacher, trained)
-    _check_temperature(config, trained)
+    used = [objective for phase in trained for objective, _ in phase_objectives(config, phase).values()]
+    _check_cache(config, teacher, used)
+    _check_temperature(config, used)
     if config.schedules:
         _check_schedules(config, finetune_args)
     if config.finetune_lora:
@@ -116,12 +117,11 @@ def _check_phase(
         refuse_in_phase_1(args)
 
 
-def _check_cache(config: WeightDistillConfig, teacher: PreTrainedModel, trained: list[str]) -> None:
-    """Whether the phases that train can learn from a cache, and one of them does."""
+def _check_cache(config: WeightDistillConfig, teacher: PreTrainedModel, used: list[Objective]) -> None:
+    """Whether the objectives of the phases that train can be had from a cache, and one of them is."""
     if config.teacher_cache_top_k is None:
         return
     check_top_k(config.teacher_cache_top_k, target_tokens(teacher))
-    used = [objective for phase in trained for objective, _ in phase_objectives(config, phase).values()]
     for objective in used:
         objective.check_cache(config.all_objective_options["temperature"])
     if not any("teacher" in objective.needs for objective in used):
@@ -131,11 +131,10 @@ def _check_cache(config: WeightDistillConfig, teacher: PreTrainedModel, trained:
         )
 
 
-def _check_temperature(config: WeightDistillConfig, trained: list[str]) -> None:
-    """Whether an objective of a phase that trains has it."""
+def _check_temperature(config: WeightDistillConfig, used: list[Objective]) -> None:
+    """Whether an objective of the phases that train has it."""
     if config.temperature == WeightDistillConfig.temperature:
         return
-    used = [objective for phase in trained for objective, _ in phase_objectives(config, phase).values()]
     if used and not any(hasattr(objective, "temperature") for objective in used):
         raise ValueError(
             f"temperature={config.temperature}, but no objective of a phase that trains has one: leave it out, or use "

@@ -104,12 +104,12 @@ def refuse_growth(plan: WeightPlan) -> None:
                     "recipe='paper', whose random projections reach any size"
                 )
     for stack in ("encoder", "decoder"):
-        (most, heads), (size, wanted) = _heads(plan, stack), _head_sizes(plan, stack)
-        narrower = (
-            f"d_kv of at most {size}" if plan.family.own_head_size else f"d_model={heads * size} with {heads} heads"
-        )
-        checks = (("heads", most, heads, f"attention_heads={most}"), ("dimensions a head", size, wanted, narrower))
-        for what, old, new, remedy in checks:
+        heads, sizes = _heads(plan, stack), _head_sizes(plan, stack)
+        narrower = f"d_model={heads[1] * sizes[0]} with {heads[1]} heads"
+        if plan.family.own_head_size:
+            narrower = f"d_kv of at most {sizes[0]}"
+        checks = (("heads", heads, f"attention_heads={heads[0]}"), ("dimensions a head", sizes, narrower))
+        for what, (old, new), remedy in checks:
             if new > old:
                 raise ValueError(
                     f"{stack}: the student's attention has {new} {what}, the teacher's {old}, and a start from the "

@@ -263,13 +263,11 @@ class _Vocabulary:
         self.tables = _read_tables(tokenizer)
         codes = dict(getattr(tokenizer, "lang_token_to_id", {}))  # M2M100's are in no file
         self.tables[0].ids.update(codes)
-        for table in self.tables:  # bart-large-cnn has no row for its mask token
-            for name in [name for name, number in table.ids.items() if number >= teacher.config.vocab_size]:
-                del table.ids[name]
         self.whole = {*map(str, tokenizer.added_tokens_decoder.values()), *codes}  # found before text is cut
         if type(tokenizer).__name__ == "MarianTokenizer":  # >>de<<; those of separate vocabularies it does not list
             self.whole |= {name for table in self.tables for name in table.ids if _MARIAN_CODE.fullmatch(name)}
-        self.names = [{number: name for name, number in table.ids.items()} for table in self.tables]
+        rows = teacher.config.vocab_size  # bart-large-cnn has none for its mask token
+        self.names = [{number: name for name, number in t.ids.items() if number < rows} for t in self.tables]
         self.known = set().union(*self.names)
         self._parts: dict[int, set[int]] = {}
 
@@ -493,8 +491,9 @@ def _renumber_added(config: dict[str, Any], numbers: Mapping[int, int]) -> dict[
     """A tokenizer_config.json with the new ids of added tokens."""
     added = config.get("added_tokens_decoder")
     if added is not None:
-        kept = {numbers[int(old)]: token for old, token in added.items() if int(old) in numbers}
-        config["added_tokens_decoder"] = {str(new): token for new, token in kept.items()}
+        config["added_tokens_decoder"] = {
+            str(numbers[int(old)]): token for old, token in added.items() if int(old) in numbers
+        }
     return config
 
 

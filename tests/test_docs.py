@@ -124,13 +124,13 @@ def hub(here):
     ids = {"encoder_layers": 2, "decoder_layers": 6, "max_position_embeddings": 1024, "decoder_start_token_id": 2}
     bpe, pieces = byte_level_bpe(here / "raw"), nllb(here / "raw")
     sizes = BART_LIKE | ids | {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "forced_eos_token_id": 2}
+    # The published one has no row for <mask>, the last token, either.
     bart = BartForConditionalGeneration(BartConfig(**sizes | {"vocab_size": len(bpe) - 1}))
     many = M2M100ForConditionalGeneration(M2M100Config(**sizes | {"vocab_size": len(pieces), "encoder_layerdrop": 0.0}))
     words = from_spm(T5Tokenizer, "spiece.model", extra_ids=5)(here / "raw")
     t5 = T5ForConditionalGeneration(
         T5Config(**T5_LIKE | {"vocab_size": len(words), "num_layers": 6, "num_decoder_layers": 6})
     )
-    # The published one has no row for <mask>, the last token, either.
     marian = _marian(here / "Helsinki-NLP" / "opus-mt-en-de", decoder_layers=6)
     for model in (bart, many, t5):
         model.generation_config.exponential_decay_length_penalty = (3, 2.0)  # random models would never stop
