@@ -22,6 +22,8 @@ class Tokenizer(Protocol):
         ...
 
 
+GOLD_FROM_PASSES = 4  # chosen on validation: benchmarks/README.md
+
 Pair = int | tuple[int, int] | None
 Vocab = int | str | Tokenizer | None
 
@@ -197,7 +199,9 @@ class WeightDistillConfig:
         teacher_batch_size: sentences in a batch of the teacher while pseudo labels and the cache are written: more are
             faster on a GPU and need more memory. A run may be resumed with another number.
         objective_options: further options of objectives, by name.
-        pseudo_labels: ``"none"`` (gold targets), ``"replace"`` (the teacher's translations) or ``"augment"`` (both).
+        pseudo_labels: ``"none"`` (gold targets), ``"replace"`` (the teacher's translations), ``"augment"`` (both) or
+            ``"auto"``: both where training passes over the data :data:`GOLD_FROM_PASSES` times or more, the teacher's
+            translations where it is shorter.
         pseudo_labels_dir: where they are kept, for several runs to share; ``None``: beside the run.
         num_beams: beam size of the pseudo labels.
         length_penalty: of the pseudo labels.
@@ -228,7 +232,7 @@ class WeightDistillConfig:
     teacher_cache_dir: str | None = None
     teacher_batch_size: int = 32
     objective_options: dict[str, Any] = field(default_factory=dict)
-    pseudo_labels: Literal["none", "replace", "augment"] = "none"
+    pseudo_labels: Literal["none", "replace", "augment", "auto"] = "none"
     pseudo_labels_dir: str | None = None
     num_beams: int = 6
     length_penalty: float = 1.0
@@ -272,7 +276,7 @@ class WeightDistillConfig:
         if self.pseudo_labels_dir is not None and self.pseudo_labels == "none":
             raise ValueError(
                 f"pseudo_labels_dir={self.pseudo_labels_dir!r}, but pseudo_labels='none' makes and reads none: set "
-                "'replace' or 'augment', or pseudo_labels_dir to none"
+                "'replace', 'augment' or 'auto', or pseudo_labels_dir to none"
             )
         ways = [name for name in ("finetune_source", "finetune_lora", "schedules") if getattr(self, name)]
         if len(ways) > 1:

@@ -48,7 +48,7 @@ from .arguments import (
 from .calibration import Batch
 from .card import CardInfo, inherited_fields, shape_table, without_paths, write_card
 from .checks import check_lengths, check_run, check_teacher, phase_objectives
-from .config import StudentShape, WeightDistillConfig, options_of
+from .config import GOLD_FROM_PASSES, StudentShape, WeightDistillConfig, options_of
 from .data import (
     PlainCollator,
     check_features,
@@ -76,7 +76,7 @@ from .starts import random_start, student_start, teacher_start
 from .teachers.logit_cache import TeacherCache, build_teacher_cache, check_top_k
 from .teachers.pseudo_labels import generate_pseudo_labels, inherited_generation_settings, teacher_pairs
 from .teachers.resumable import teacher_fingerprint
-from .trainer import WeightDistillTrainer, token_batches
+from .trainer import WeightDistillTrainer, passes, token_batches
 from .vocabulary import choose_tokens, count_tokens, load_trimmed, needs_text, save_trimmed, trim_vocabulary
 
 DatasetLike = Dataset | IterableDataset | str | os.PathLike
@@ -294,15 +294,20 @@ class WeightDistiller:
     # --- data ---
 
     def features(
-        self, data: DatasetLike, pseudo_labels_dir: Path | None = None, default_split: str = "train"
+        self,
+        data: DatasetLike,
+        pseudo_labels_dir: Path | None = None,
+        default_split: str = "train",
+        augment: bool = False,
     ) -> Dataset | IterableDataset:
         """Rows of ``input_ids``, ``attention_mask`` and ``labels`` from text pairs; features pass as they are.
 
         Args:
             data: features, or whatever :func:`hf_weight_distill.data.load_pairs` takes.
-            pseudo_labels_dir: where the teacher's own translations go, which then replace the targets or stand beside
-                them, as the configuration says; ``None`` keeps the targets.
+            pseudo_labels_dir: where the teacher's own translations go, which then replace the targets; ``None`` keeps
+                the targets.
             default_split: of a data set that has several.
+            augment: whether the teacher's translations stand beside the targets instead.
         """
         if not isinstance(data, str) or data != "built-in":  # whose languages load_pairs knows
             data = open_table(data, default_split)
@@ -327,7 +332,8 @@ class WeightDistiller:
         check_languages(self.teacher, self.tokenizer)
         pairs = load_pairs(data, default_split=default_split)
         if pseudo_labels_dir is not None:
-            pairs = self._pseudo_labelled(pairs, pseudo_labels_dir)
+            taught = self._pseudo_labelled(pairs, pseudo_labels_dir)
+            pairs = concatenate_datasets([pairs, taught]) if augment else taught
         config = self.config
         features = tokenize_pairs(
             pairs,
@@ -360,8 +366,16 @@ class WeightDistiller:
                 batch_size=config.teacher_batch_size,
                 device=self._device,
             )
-        taught = teacher_pairs(labelled)
-        return taught if config.pseudo_labels == "replace" else concatenate_datasets([pairs, taught])
+        return teacher_pairs(labelled)
+
+    def _targets(self, data: DatasetLike, phases: Sequence[WeightDistillTrainingArguments]) -> str:
+        """``pseudo_labels`` of the configuration, with a choice made in place of ``"auto"``."""
+        if self.config.pseudo_labels != "auto":
+            return self.config.pseudo_labels
+        gold = self.features(data)
+        known = isinstance(gold, Dataset)  # a stream is refused where it is to be translated
+        long = known and sum(passes(gold, args) for args in phases) >= GOLD_FROM_PASSES
+        return "augment" if long else "replace"
 
     @property
     def collator(self) -> Callable[[list[dict[str, Any]]], Batch]:
@@ -433,7 +447,8 @@ class WeightDistiller:
         with self._record.stage("data"):
             evaluation = None if eval_dataset is None else self.features(eval_dataset, default_split="validation")
             with generator_args.main_process_first(desc="preparing the data"):
-                features = self.features(train_dataset, pseudo)
+                targets = self._targets(train_dataset, phases)
+                features = self.features(train_dataset, pseudo, augment=targets == "augment")
                 teacher = self._cached(features, run)
             for args in phases:
                 check_stream(features, args)
@@ -452,7 +467,8 @@ class WeightDistiller:
             self._data["dataset"] = str(train_dataset)
         arguments = {"generator": generator_args.description(), "finetune": finetune_args.description()}
         examples = len(features) if isinstance(features, Dataset) else None
-        self._record.write(finished=False, arguments=arguments, examples=examples, **made_of, **self._sizes())
+        facts = {"arguments": arguments, "examples": examples, "pseudo_labels": targets}
+        self._record.write(finished=False, **facts, **made_of, **self._sizes())
         datasets = {"train_dataset": features, "eval_dataset": evaluation, "teacher": teacher}
         shared = {**datasets, "compute_metrics": compute_metrics, "callbacks": list(callbacks)}
         student = self._generate(run / GENERATED, features, generator_args, shared, resume_from_checkpoint)
@@ -765,6 +781,7 @@ class WeightDistiller:
             description["config"].pop(folder)
         for phase, arguments in facts.get("arguments", {}).items():
             description["config"][f"{phase}_args"] = arguments
+        description["config"]["pseudo_labels"] = facts.get("pseudo_labels", self.config.pseudo_labels)
         found = {
             "training_examples": facts.get("examples"),
             "seconds": self._record.seconds(),

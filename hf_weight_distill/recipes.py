@@ -27,7 +27,7 @@ RECIPES: dict[str, WeightDistillConfig] = {
         dropout=0.0,  # a student that has less room than its teacher has more to learn than to forget
         generator_args={"max_steps": 0},
         finetune_args={**_TRAINING, "max_steps": 2_000},
-        pseudo_labels="replace",
+        pseudo_labels="auto",
         num_beams=4,
     ),
     # Both phases of Weight Distillation, from the reconstructed start.
@@ -36,7 +36,7 @@ RECIPES: dict[str, WeightDistillConfig] = {
         dropout=0.0,
         generator_args={**_TRAINING, "max_steps": 1_000},
         finetune_args={**_TRAINING, "max_steps": 1_000},
-        pseudo_labels="replace",
+        pseudo_labels="auto",
         num_beams=4,
     ),
     # Lin et al., ACL 2021, with the settings of its published code.

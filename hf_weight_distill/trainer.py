@@ -1,5 +1,6 @@
 """One trainer for both phases: a ``Seq2SeqTrainer`` with our objectives."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,19 @@ def token_batches(dataset: Dataset | IterableDataset, args: WeightDistillTrainin
     sides = dataset.select_columns(["input_ids", "labels"]).with_format("arrow")[:].columns
     longer = np.maximum(*(list_value_length(side) for side in sides))
     return TokenBatchSampler(longer.tolist(), args.max_tokens_per_batch, seed=seed, drop_last=args.dataloader_drop_last)
+
+
+def passes(dataset: Dataset, args: WeightDistillTrainingArguments) -> float:
+    """How many times a phase trains on each row of a data set: updates over the updates of one pass.
+
+    Raises:
+        ValueError: as :func:`token_batches`.
+    """
+    if args.max_steps < 0:
+        return args.num_train_epochs
+    sampler = token_batches(dataset, args)
+    batches = math.ceil(len(dataset) / args.train_batch_size) if sampler is None else len(sampler)
+    return args.max_steps / math.ceil(batches / (args.gradient_accumulation_steps * args.world_size))
 
 
 def check_objectives(

@@ -173,7 +173,8 @@ def test_wrong_arguments_of_a_phase_are_named_before_anything_is_written(marian,
 def test_pseudo_labels_take_the_place_of_the_gold_or_stand_beside_it(marian, tmp_path, labels, rows):
     config = replace(CONFIG, pseudo_labels=labels, num_beams=2, max_target_length=12)
     distiller = load(marian, config=config)
-    features = distiller.features(PAIRS, tmp_path / "labels" if labels != "none" else None)
+    folder = tmp_path / "labels" if labels != "none" else None
+    features = distiller.features(PAIRS, folder, augment=labels == "augment")
     assert len(features) == rows
     gold = [row["labels"] for row in distiller.features(PAIRS)]
     found = [row["labels"] for row in features]
@@ -183,6 +184,21 @@ def test_pseudo_labels_take_the_place_of_the_gold_or_stand_beside_it(marian, tmp
         ids = distiller.teacher.generate(**inputs, num_beams=2, length_penalty=1.0, max_length=None, max_new_tokens=12)
         text = distiller.tokenizer.decode(ids[0], skip_special_tokens=True)
         assert found[rows - 3] == distiller.tokenizer(text_target=text, truncation=True, max_length=12)["input_ids"]
+
+
+@pytest.mark.parametrize("phase1, phase2, targets", [(0, 11, "replace"), (0, 12, "augment"), (9, 3, "augment")])
+def test_gold_targets_stand_beside_them_where_training_is_long(marian, tmp_path, phase1, phase2, targets):
+    steps = {"generator_args": {"max_steps": phase1}, "finetune_args": {"max_steps": phase2}}
+    in_a_pass = FAST | {"per_device_train_batch_size": 2}  # 3 updates for 5 pairs
+    steps = {phase: in_a_pass | args for phase, args in steps.items()}
+    config = replace(CONFIG, pseudo_labels="auto", num_beams=1, max_target_length=12, **steps)
+    distiller = load(marian, config=config)
+    distiller.distill(PAIRS, output_dir=tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["pseudo_labels"], record["examples"]) == (targets, {"replace": 5, "augment": 10}[targets])
+    distiller.save_pretrained(tmp_path / "student")
+    assert f"pseudo_labels: {targets}\n" in (tmp_path / "student" / "README.md").read_text()
+    assert yaml.safe_load((tmp_path / "run" / "weight_distill.yaml").read_text())["config"]["pseudo_labels"] == "auto"
 
 
 def test_runs_can_share_their_pseudo_labels(marian, tmp_path, monkeypatch):

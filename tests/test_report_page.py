@@ -292,6 +292,13 @@ def test_the_time_of_all_starts_is_summed(tmp_path):
     assert "phase 1: training the generator20 updates, 0.133 a second; 2 starts2:3075 %" in time
 
 
+@pytest.mark.parametrize("targets, note", [("augment", "beside the gold targets"), ("replace", "")])
+def test_gold_targets_beside_the_pseudo_labels_are_named(tmp_path, targets, note):
+    stages = [{**STAGE, "stage": "pseudo labels"}]
+    page = page_of(edited(write_run(tmp_path), "record.json", pseudo_labels=targets, stages=stages))
+    assert f"the teacher translates the training sources{note}1.0 s" in page.section("time")
+
+
 # --- what may be missing ---------------------------------------------------------------------------------------------
 
 

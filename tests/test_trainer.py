@@ -23,7 +23,7 @@ from hf_weight_distill.model import WeightDistillModel
 from hf_weight_distill.objectives import OBJECTIVES, Objective, build_objectives
 from hf_weight_distill.runs import last_checkpoint
 from hf_weight_distill.starts import teacher_start
-from hf_weight_distill.trainer import WeightDistillTrainer, token_batches
+from hf_weight_distill.trainer import WeightDistillTrainer, passes, token_batches
 
 HERE = Path(__file__).parent
 
@@ -200,6 +200,21 @@ def test_batches_by_tokens(tmp_path):
     assert all(b["labels"].numel() <= 24 for b in batches)
     assert sum(len(b["labels"]) for b in batches) == 32
     assert len({len(b["labels"]) for b in batches}) > 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_steps": 5, "max_tokens_per_batch": 24},
+        {"max_steps": 6, "per_device_train_batch_size": 5, "gradient_accumulation_steps": 3},  # 7 batches: 3, 3, 1
+        {"max_steps": -1, "num_train_epochs": 1.5, "per_device_train_batch_size": 16},
+    ],
+)
+def test_passes_are_the_epochs_of_the_trainer(options, tmp_path):
+    teacher, model = build()
+    trainer = trainer_of(model, teacher, arguments(tmp_path, **options))
+    trainer.train()
+    assert passes(trainer.train_dataset, trainer.args) == pytest.approx(trainer.state.epoch)
 
 
 def test_a_data_seed_of_zero_is_one(tmp_path):

@@ -371,6 +371,8 @@ def timing(run: Run) -> Section:
 
 
 def _stage_notes(run: Run, name: str, seconds: float, entries: Sequence[Section]) -> Iterator[str]:
+    if name == "pseudo labels" and run.record.get("pseudo_labels") == "augment":
+        yield "beside the gold targets"
     updates = _updates(run, name)
     if updates and seconds:
         yield f"{updates:,} updates, {updates / seconds:.3g} a second"
