@@ -1,14 +1,16 @@
-r"""Draws test BLEU against the number of updates: the default, the best control and the paper's baseline by shape.
+r"""Draws test BLEU against updates: the default's start, the best control and the baseline of the paper, by shape.
 
     python benchmarks/curves.py --dropout 0 --students 4+1 2+1 4+1-half 2+2-half --teacher_bleu 34.5 \
         --output docs/budgets.png
 
 Each point is an arm at its best learning rate on validation, the mean over its seeds, with their standard deviation
-where there are several; the control is the best one of its budget. Beside them sequence-level knowledge distillation
-from random weights. ``--teacher_bleu`` is the broken line: the teacher's score.
+where there are several; the control is the best one of its budget on validation. Both learn from the teacher's
+translations, and from gold targets too; beside them sequence-level knowledge distillation from random weights.
+``--teacher_bleu`` is the broken line: the teacher's score. The axis leaves out what is below ``FLOOR``.
 
-Printed: how many updates the control needs for what the default has (its BLEU on straight lines in the logarithm of the
-updates between its budgets), and how many it does in the processor time that the default took, closed form included.
+Printed: how many updates the control needs for what the default's start has (its BLEU on straight lines in the
+logarithm of the updates between its budgets), and how many it does in the processor time that the default took, closed
+form included.
 """
 
 import argparse
@@ -17,11 +19,19 @@ from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import HERE, TEACHERS_DROPOUT, best, by_budget, contest, load, mean, spread, time_ratio
+from tables import CONTROLS, HERE, TEACHERS_DROPOUT, best, by_budget, contest, load, mean, spread, time_ratio
 
 from hf_weight_distill.report.pictures import COLOURS, MARKERS
 
-LINES = OURS, CONTROL, RANDOM = "default: reconstructed", "best copied, projected or OPDF start", "random weights + KD"
+OURS, CONTROL, RANDOM, OURS_BOTH, CONTROL_BOTH = LINES = (
+    "reconstructed",
+    "best copied, projected or OPDF start",
+    "random weights",
+    "reconstructed, gold targets too",
+    "best copied or projected start, gold targets too",
+)
+ARMS = {OURS: "fitted", RANDOM: "random-seqkd", OURS_BOTH: "fitted-both"}
+FLOOR = 13  # BLEU
 
 
 def parse() -> argparse.Namespace:
@@ -37,17 +47,17 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     budgets = [
-        (budget, lines(rows))
+        (budget, rows)
         for budget, rows in sorted(by_budget(load(options.results)).items())
         if not budget.sentences and budget.dropout == options.dropout and budget.budget == "updates"
     ]
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, len(options.students), sharex=True, sharey=True, squeeze=False)[0]
     drawn: set[int] = set()
-    print("| student | updates | default | updates the control needs | control's updates in the same time |")
+    print("| student | updates | reconstructed | updates the control needs | control's updates in the same time |")
     print("|---|---|---|---|---|")
     for axes, student in zip(panels, options.students, strict=True):
-        runs = {budget.updates: found for budget, found in budgets if budget.student == student}
+        runs = {budget.updates: lines(rows) for budget, rows in budgets if budget.student == student}
         axes.axhline(options.teacher_bleu, color="black", linewidth=1, linestyle=(0, (4, 4)), label="teacher, beam")
         for name, marker, colour in zip(LINES, MARKERS, COLOURS, strict=False):
             groups = {updates: found[name] for updates, found in runs.items() if name in found}
@@ -55,32 +65,38 @@ def main() -> None:
             bars = [spread(group, "test_bleu") for group in groups.values()]
             axes.errorbar(list(groups), scores, bars, marker=marker, color=colour, capsize=3, label=name)
             drawn |= groups.keys()
-        print_times(student, {updates: found for updates, found in runs.items() if OURS in found})
+        pairs = {budget.updates: contest(rows) for budget, rows in budgets if budget.student == student}
+        print_times(student, {updates: pair for updates, pair in pairs.items() if pair})
         axes.set(title=student, xscale="log", xlabel="updates")
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("BLEU, test set, greedy")
+    panels[0].set_ylim(bottom=FLOOR)
     panels[0].set_xticks(sorted(drawn), [f"{updates:,}" for updates in sorted(drawn)], minor=False)
     for axes in panels:
         axes.minorticks_off()
         axes.tick_params(axis="x", rotation=60)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=150)
 
 
 def lines(rows: list[dict]) -> dict[str, list[dict]]:
     """The runs of one budget by the line that they are a point of."""
-    found = dict(zip((OURS, CONTROL), contest(rows) or (), strict=False))
-    arms = {group[0]["arm"]: group for group in best(rows)}
-    return found | ({RANDOM: arms["random-seqkd"]} if "random-seqkd" in arms else {})
+    groups = sorted(best(rows), key=lambda group: mean(group, "validation_bleu"))
+    arms = {group[0]["arm"]: group for group in groups}
+    found = {line: arms[arm] for line, arm in ARMS.items() if arm in arms}
+    for arm, group in arms.items():  # the best one comes last
+        if arm.startswith(CONTROLS) and not arm.endswith("-kl"):
+            found[CONTROL_BOTH if arm.endswith("-both") else CONTROL] = group
+    return found
 
 
-def print_times(student: str, runs: dict[int, dict[str, list[dict]]]) -> None:
-    """A row a budget: what the control takes for what the default has, and gets in its time."""
-    control = {updates: mean(found[CONTROL], "test_bleu") for updates, found in runs.items()}
-    for updates, found in runs.items():
-        score, equal = mean(found[OURS], "test_bleu"), round(updates * time_ratio(found[OURS], found[CONTROL]))
-        print(f"| {student} | {updates:,} | {score:.1f} | {needed(control, score)} | {equal:,} |")
+def print_times(student: str, pairs: dict[int, tuple[list[dict], list[dict]]]) -> None:
+    """A row a budget: what the control takes for what the default's start has, and gets in its time."""
+    curve = {updates: mean(control, "test_bleu") for updates, (_, control) in pairs.items()}
+    for updates, (ours, control) in pairs.items():
+        score, equal = mean(ours, "test_bleu"), round(updates * time_ratio(ours, control))
+        print(f"| {student} | {updates:,} | {score:.1f} | {needed(curve, score)} | {equal:,} |")
 
 
 def needed(curve: dict[int, float], score: float) -> str:

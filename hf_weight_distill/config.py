@@ -200,8 +200,7 @@ class WeightDistillConfig:
             faster on a GPU and need more memory. A run may be resumed with another number.
         objective_options: further options of objectives, by name.
         pseudo_labels: ``"none"`` (gold targets), ``"replace"`` (the teacher's translations), ``"augment"`` (both) or
-            ``"auto"``: both where training passes over the data :data:`GOLD_FROM_PASSES` times or more, the teacher's
-            translations where it is shorter.
+            ``"auto"``: both where training passes over the data four times or more, else the teacher's translations.
         pseudo_labels_dir: where they are kept, for several runs to share; ``None``: beside the run.
         num_beams: beam size of the pseudo labels.
         length_penalty: of the pseudo labels.
