@@ -22,7 +22,7 @@ class Tokenizer(Protocol):
         ...
 
 
-GOLD_FROM_PASSES = 4  # chosen on validation: benchmarks/README.md
+GOLD_FROM_PASSES, GOLD_FROM_PAIRS = 4, 10_000  # chosen on validation: benchmarks/README.md, "Gold targets, too"
 
 Pair = int | tuple[int, int] | None
 Vocab = int | str | Tokenizer | None
@@ -200,7 +200,8 @@ class WeightDistillConfig:
             faster on a GPU and need more memory. A run may be resumed with another number.
         objective_options: further options of objectives, by name.
         pseudo_labels: ``"none"`` (gold targets), ``"replace"`` (the teacher's translations), ``"augment"`` (both) or
-            ``"auto"``: both where training passes over the data four times or more, else the teacher's translations.
+            ``"auto"``: both where training makes at least four passes over at least 10,000 pairs, else the teacher's
+            translations.
         pseudo_labels_dir: where they are kept, for several runs to share; ``None``: beside the run.
         num_beams: beam size of the pseudo labels.
         length_penalty: of the pseudo labels.

@@ -48,7 +48,7 @@ from .arguments import (
 from .calibration import Batch
 from .card import CardInfo, inherited_fields, shape_table, without_paths, write_card
 from .checks import check_lengths, check_run, check_teacher, phase_objectives
-from .config import GOLD_FROM_PASSES, StudentShape, WeightDistillConfig, options_of
+from .config import GOLD_FROM_PAIRS, GOLD_FROM_PASSES, StudentShape, WeightDistillConfig, options_of
 from .data import (
     PlainCollator,
     check_features,
@@ -373,8 +373,8 @@ class WeightDistiller:
         if self.config.pseudo_labels != "auto":
             return self.config.pseudo_labels
         gold = self.features(data)
-        known = isinstance(gold, Dataset)  # a stream is refused where it is to be translated
-        long = known and sum(passes(gold, args) for args in phases) >= GOLD_FROM_PASSES
+        many = isinstance(gold, Dataset) and len(gold) >= GOLD_FROM_PAIRS  # a stream is refused when it is translated
+        long = many and sum(passes(gold, args) for args in phases) >= GOLD_FROM_PASSES
         return "augment" if long else "replace"
 
     @property

@@ -20,8 +20,9 @@ _PAPER_OPTIMIZER = {
 }
 
 RECIPES: dict[str, WeightDistillConfig] = {
-    # What the benchmark shows to be best: the reconstructed start, trained as a plain model in one schedule. Learning a
-    # generator from the same start (recipe "generator") did not add to it: see benchmarks/README.md.
+    # What the benchmark shows to be best: the reconstructed start, trained as a plain model in one schedule, and where
+    # training is long on gold targets, too. Learning a generator from the same start (recipe "generator") did not add
+    # to it: see benchmarks/README.md.
     "default": WeightDistillConfig(
         source="direct",
         dropout=0.0,  # a student that has less room than its teacher has more to learn than to forget

@@ -186,8 +186,14 @@ def test_pseudo_labels_take_the_place_of_the_gold_or_stand_beside_it(marian, tmp
         assert found[rows - 3] == distiller.tokenizer(text_target=text, truncation=True, max_length=12)["input_ids"]
 
 
-@pytest.mark.parametrize("phase1, phase2, targets", [(0, 11, "replace"), (0, 12, "augment"), (9, 3, "augment")])
-def test_gold_targets_stand_beside_them_where_training_is_long(marian, tmp_path, phase1, phase2, targets):
+@pytest.mark.parametrize(
+    "phase1, phase2, pairs, targets",
+    [(0, 11, 5, "replace"), (0, 12, 6, "replace"), (0, 12, 5, "augment"), (9, 3, 5, "augment")],
+)
+def test_gold_targets_stand_beside_them_where_training_is_long(
+    marian, tmp_path, monkeypatch, phase1, phase2, pairs, targets
+):
+    monkeypatch.setattr(module, "GOLD_FROM_PAIRS", pairs)
     steps = {"generator_args": {"max_steps": phase1}, "finetune_args": {"max_steps": phase2}}
     in_a_pass = FAST | {"per_device_train_batch_size": 2}  # 3 updates for 5 pairs
     steps = {phase: in_a_pass | args for phase, args in steps.items()}
