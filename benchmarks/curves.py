@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import CONTROLS, HERE, TEACHERS_DROPOUT, best, by_budget, contest, load, mean, spread, time_ratio
+from tables import HERE, TEACHERS_DROPOUT, best, best_control, by_budget, contest, load, mean, spread, time_ratio
 
 from hf_weight_distill.report.pictures import COLOURS, MARKERS
 
@@ -82,13 +82,10 @@ def main() -> None:
 
 def lines(rows: list[dict]) -> dict[str, list[dict]]:
     """The runs of one budget by the line that they are a point of."""
-    groups = sorted(best(rows), key=lambda group: mean(group, "validation_bleu"))
-    arms = {group[0]["arm"]: group for group in groups}
-    found = {line: arms[arm] for line, arm in ARMS.items() if arm in arms}
-    for arm, group in arms.items():  # the best one comes last
-        if arm.startswith(CONTROLS) and not arm.endswith("-kl"):
-            found[CONTROL_BOTH if arm.endswith("-both") else CONTROL] = group
-    return found
+    arms = {group[0]["arm"]: group for group in best(rows)}
+    found = {line: arms.get(arm) for line, arm in ARMS.items()}
+    found |= {CONTROL: best_control(rows), CONTROL_BOTH: best_control(rows, "-both")}
+    return {line: group for line, group in found.items() if group}
 
 
 def print_times(student: str, pairs: dict[int, tuple[list[dict], list[dict]]]) -> None:

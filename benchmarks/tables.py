@@ -141,12 +141,24 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def best_control(rows: list[dict], otherwise: str = "") -> list[dict] | None:
+    """The runs of the best control on validation, of those that learn from the teacher's translations.
+
+    Args:
+        otherwise: one of ``OTHERWISE``: of those with that objective or those labels instead.
+    """
+    controls = []
+    for group in best(rows):
+        name = group[0]["arm"]
+        if name.startswith(CONTROLS) and next(filter(name.endswith, OTHERWISE), "") == otherwise:
+            controls.append(group)
+    return max(controls, key=lambda group: mean(group, "validation_bleu"), default=None)
+
+
 def contest(rows: list[dict], arm: str = "fitted") -> tuple[list[dict], list[dict]] | None:
     """The runs of an arm and of the best control on validation, on the seeds that both have, in their order."""
-    found = sorted(best(rows), key=lambda group: -mean(group, "validation_bleu"))
-    ours = next((group for group in found if group[0]["arm"] == arm), None)
-    controls = [group for group in found if group[0]["arm"].startswith(CONTROLS)]
-    control = next((group for group in controls if not group[0]["arm"].endswith(OTHERWISE)), None)
+    ours = next((group for group in best(rows) if group[0]["arm"] == arm), None)
+    control = best_control(rows)
     if ours is None or control is None:
         return None
     seeds = {row["seed"] for row in ours} & {row["seed"] for row in control}
