@@ -253,12 +253,10 @@ def check_training(
         callbacks: of the phase.
 
     Raises:
-        ValueError: arguments of another class, evaluation without data, a metric that nothing computes or translations
+        ValueError: evaluation without data, a metric that nothing computes or translations
             that none reads, an optimizer or a package to report to that is not installed, a schedule of the learning
             rate without what it needs, early stopping or a best checkpoint without what it looks at.
     """
-    if not isinstance(args, WeightDistillTrainingArguments):
-        raise ValueError(f"found {type(args).__name__} for a phase, expected WeightDistillTrainingArguments")
     if args.max_steps == 0:
         return
     if args.eval_strategy != "no" and not evaluates:

@@ -1,8 +1,9 @@
 """What a run is refused for, before the teacher translates and before anything is trained or written."""
 
 import copy
+from collections.abc import Callable
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .adapters import check_lora, is_adapted
 from .arguments import WeightDistillTrainingArguments, refuse_in_phase_1
@@ -39,6 +40,16 @@ def check_lengths(config: WeightDistillConfig, teacher: PreTrainedModel) -> None
             raise ValueError(
                 f"{name}={getattr(config, name)}, but the teacher has {positions} positions: set at most that"
             )
+
+
+def check_decoder(compute_metrics: Callable | None, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Whether metrics of translations decode the ids of the trimmed vocabulary, and not those of before."""
+    theirs = getattr(compute_metrics, "vocabulary", len(tokenizer))
+    if theirs != len(tokenizer):
+        raise ValueError(
+            f"compute_metrics decodes with a tokenizer of {theirs} tokens, but the student's has {len(tokenizer)}: "
+            "call trim_vocabulary(train_dataset) first, then make_compute_metrics(distiller.tokenizer)"
+        )
 
 
 def check_run(

@@ -213,7 +213,10 @@ def _first_row(table: Dataset | IterableDataset) -> dict[str, Any]:
 def _languages(entry: Any, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:
     """The (source, target) keys of a `translation` entry."""
     if not isinstance(entry, dict):
-        raise ValueError(f"found a 'translation' column of {type(entry).__name__}; expected dicts like {{'en': ...}}")
+        raise ValueError(
+            f"found a 'translation' column of {type(entry).__name__}; expected dicts like {{'en': ...}}, or both "
+            "source_column and target_column: name them, on the command line or in load_pairs(data, ...)"
+        )
     found = list(entry)
     for asked in (source_lang, target_lang):
         if asked is not None and asked not in found:
@@ -243,8 +246,8 @@ def _column_pair(found: list[str], source_column: str | None, target_column: str
     usual = [pair for pair in USUAL_PAIRS if set(pair) <= set(found)]
     if asked or not usual:
         raise ValueError(
-            f"found the columns {found}; expected 'translation', or a usual pair {list(USUAL_PAIRS)}, or both "
-            "source_column and target_column: name them, on the command line or in load_pairs(data, ...)"
+            f"found the columns {found}; expected 'translation' by language, or a usual pair {list(USUAL_PAIRS)}, or "
+            "both source_column and target_column: name them, on the command line or in load_pairs(data, ...)"
         )
     return usual[0]
 
@@ -325,7 +328,8 @@ def load_pairs(
     table = _open(data, split, default_split, streaming)
     row = _first_row(table)
     columns = list(row)
-    if source_column is None and target_column is None and "translation" in columns:
+    languages = not isinstance(row.get("translation", ""), str)  # and not one column of text among others
+    if source_column is None and target_column is None and languages:
         entries = (row["translation"] for row in chain([row], table))  # a stream is opened again only if it has to be
         source, target = _languages(next((e for e in entries if e is not None), None), source_lang, target_lang)
         if source_lang is None and target_lang is None and str(data) != "built-in":
@@ -376,11 +380,17 @@ def fingerprint(features: Dataset | IterableDataset) -> str | None:
     if not isinstance(features, Dataset):
         return None
     digest = hashlib.sha256(str(len(features)).encode())
+    for _, lengths, ids in _token_ids(features):
+        digest.update(lengths.tobytes())
+        digest.update(ids.tobytes())
+    return digest.hexdigest()
+
+
+def _token_ids(features: Dataset) -> Iterator[tuple[str, ndarray, ndarray]]:
+    """Column, lengths of its rows and their ids, a thousand rows at a time."""
     for table in features.select_columns(_IDS).with_format("arrow").iter(batch_size=1000):
         for name in _IDS:
-            for numbers in lengths_and_values(table[name]):
-                digest.update(numbers.tobytes())
-    return digest.hexdigest()
+            yield name, *lengths_and_values(table[name])
 
 
 def _encode(
@@ -477,6 +487,37 @@ def check_features(features: Iterable[dict[str, Any]], pad_token_id: int | None)
             f"found only padding (-100 or {pad_token_id}) in the labels of the first {len(rows)} rows; expected "
             "tokens: check the target column and the tokenizer"
         )
+
+
+def check_fits(features: Dataset | IterableDataset, config: PretrainedConfig) -> None:
+    """Refuse features that were made with another tokenizer or without truncation; a stream is not looked at.
+
+    Args:
+        features: rows of `input_ids` and `labels`.
+        config: of the model, with `vocab_size` and, where it has a table of positions, `max_position_embeddings`.
+
+    Raises:
+        ValueError: an id without an embedding, or more tokens than positions.
+    """
+    from datasets import Dataset
+
+    if not isinstance(features, Dataset):
+        return
+    positions = getattr(config, "max_position_embeddings", None)
+    for name, lengths, ids in _token_ids(features):
+        if name == "labels":
+            ids = ids[ids != -100]
+        wrong = ids[(ids < 0) | (ids >= config.vocab_size)]
+        if len(wrong):
+            raise ValueError(
+                f"found the id {wrong[0]} in {name}; expected 0 to {config.vocab_size - 1}, which the teacher has "
+                "embeddings for: tokenize with the teacher's own tokenizer"
+            )
+        if positions is not None and lengths.max() > positions:
+            raise ValueError(
+                f"found {lengths.max()} tokens in a row of {name}, but the teacher has {positions} positions: truncate "
+                "to at most that, or pass text pairs"
+            )
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """``WeightDistiller``: teacher in, student out. Both phases, read from top to bottom."""
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -7,7 +8,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,11 +48,12 @@ from .arguments import (
 )
 from .calibration import Batch
 from .card import CardInfo, inherited_fields, shape_table, without_paths, write_card
-from .checks import check_lengths, check_run, check_teacher, phase_objectives
+from .checks import check_decoder, check_lengths, check_run, check_teacher, phase_objectives
 from .config import GOLD_FROM_PAIRS, GOLD_FROM_PASSES, StudentShape, WeightDistillConfig, options_of
 from .data import (
     PlainCollator,
     check_features,
+    check_fits,
     check_tokenizer,
     fingerprint,
     load_pairs,
@@ -197,7 +199,9 @@ class WeightDistiller:
         """The distilled student, or before that the one that phase 1 starts from, or has come to."""
         if self._student is not None:
             return self._student
-        return self.model.materialize() if self._generated is None else self._load_generated(self._generated)
+        return self._finished(
+            self.model.materialize() if self._generated is None else self._load_generated(self._generated)
+        )
 
     def calibrate(self, features: DatasetLike) -> WeightDistillModel:
         """Builds the phase-1 module with a start that looks at text: see :mod:`hf_weight_distill.starts`.
@@ -323,6 +327,7 @@ class WeightDistiller:
                     "pass text pairs"
                 )
             check_features(data, self.teacher.config.pad_token_id)
+            check_fits(data, self.teacher.config)
             return data
         if self.tokenizer is None:
             raise ValueError(
@@ -430,38 +435,42 @@ class WeightDistiller:
             check_training(args, eval_dataset is not None, compute_metrics, callbacks)
         phases = [with_whole_translations(args, self.teacher, config.max_target_length) for args in phases]
         generator_args, finetune_args = phases
-        self._run = self._generated = self.comparison = self._student = None  # of a run before this one
-        self._data, self._told, self.summary = {}, {}, {}
-        began = (run / RUN_FILE).exists()  # perhaps another run: nothing of it changes before they are compared
-        self._record = RunRecord(None if began else run, generator_args.should_save)
-        self._device = generator_args.device
-        if self.shape.vocab is not None:
-            with self._record.stage("vocabulary"), generator_args.main_process_first(desc="choosing the vocabulary"):
-                stale = generator_args.should_save and not began  # of a start that failed, perhaps with other settings
-                self._trim(train_dataset, run / "vocabulary", anew=stale)
-        if config.teacher_cache_top_k is None:
-            self.teacher.to(self._device)
-        pseudo = None
-        if config.pseudo_labels != "none":
-            pseudo = Path(config.pseudo_labels_dir or run / "pseudo_labels")
-        with self._record.stage("data"):
-            evaluation = None if eval_dataset is None else self.features(eval_dataset, default_split="validation")
-            with generator_args.main_process_first(desc="preparing the data"):
-                targets = self._targets(train_dataset, phases)
-                features = self.features(train_dataset, pseudo, augment=targets == "augment")
-                teacher = self._cached(features, run)
-            for args in phases:
-                check_stream(features, args)
-                token_batches(features, args)
-        made_of = {"data": fingerprint(features), "teacher": teacher_fingerprint(self._given[0])}
-        if generator_args.should_save:
-            named = {"train": train_dataset, "eval": eval_dataset}
-            write_or_compare(run, self._run_description(own, named, made_of["teacher"]))
-        if resume_from_checkpoint:
-            check_same_content(run, made_of)
-        self._run = run
-        if began:
-            self._record.move(run)
+        with self._unchanged_if_refused():
+            self._run = self._generated = self.comparison = self._student = None  # of a run before this one
+            self._data, self._told, self.summary = {}, {}, {}
+            began = (run / RUN_FILE).exists()  # perhaps another run: nothing of it changes before they are compared
+            self._record = RunRecord(None if began else run, generator_args.should_save)
+            self._device = generator_args.device
+            if self.shape.vocab is not None:
+                choosing = generator_args.main_process_first(desc="choosing the vocabulary")
+                with self._record.stage("vocabulary"), choosing:
+                    # Of a start that failed, perhaps with other settings.
+                    stale = generator_args.should_save and not began
+                    self._trim(train_dataset, run / "vocabulary", anew=stale)
+                check_decoder(compute_metrics, self.tokenizer)
+            if config.teacher_cache_top_k is None:
+                self.teacher.to(self._device)
+            pseudo = None
+            if config.pseudo_labels != "none":
+                pseudo = Path(config.pseudo_labels_dir or run / "pseudo_labels")
+            with self._record.stage("data"):
+                evaluation = None if eval_dataset is None else self.features(eval_dataset, default_split="validation")
+                with generator_args.main_process_first(desc="preparing the data"):
+                    targets = self._targets(train_dataset, phases)
+                    features = self.features(train_dataset, pseudo, augment=targets == "augment")
+                    teacher = self._cached(features, run)
+                for args in phases:
+                    check_stream(features, args)
+                    token_batches(features, args)
+            made_of = {"data": fingerprint(features), "teacher": teacher_fingerprint(self._given[0])}
+            if generator_args.should_save:
+                named = {"train": train_dataset, "eval": eval_dataset}
+                write_or_compare(run, self._run_description(own, named, made_of["teacher"]))
+            if resume_from_checkpoint:
+                check_same_content(run, made_of)
+            self._run = run
+            if began:
+                self._record.move(run)
         self.history = dict(self._record.facts.get("history", {}))
         if isinstance(train_dataset, str | os.PathLike):
             self._data["dataset"] = str(train_dataset)
@@ -476,6 +485,17 @@ class WeightDistiller:
         self._record.write(finished=True)
         return self._student
 
+    @contextlib.contextmanager
+    def _unchanged_if_refused(self) -> Iterator[None]:
+        """What a call that fails here has set is taken back: the student of the call before must not be lost."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
     def _phases(
         self,
         run: Path,
@@ -484,6 +504,12 @@ class WeightDistiller:
         compute_metrics: Callable | None,
     ) -> list[WeightDistillTrainingArguments]:
         """Arguments of both phases: the user's own, or those of the configuration."""
+        for name, given in own.items():
+            if not isinstance(given, WeightDistillTrainingArguments | None):
+                raise ValueError(
+                    f"found {type(given).__name__} for {name}, expected WeightDistillTrainingArguments: a dictionary "
+                    f"goes into the configuration, by replace(config, {name}=...)"
+                )
         reads = {"evaluates": evaluates, "generates": getattr(compute_metrics, "of_translations", False)}
         phases = (
             given or phase_arguments(getattr(self.config, name), run / name.removesuffix("_args"), **reads)
@@ -559,6 +585,10 @@ class WeightDistiller:
         objectives = phase_objectives(self.config, phase)
         if not any("teacher" in objective.needs for objective, _ in objectives.values()):
             self.teacher.to("cpu")  # its place on a GPU is the student's
+        checkpoint = last_checkpoint(args.output_dir) if resume else None
+        if checkpoint is not None:  # the patience that early stopping has left, say
+            args = copy.copy(args)
+            args.restore_callback_states_from_checkpoint = True
         trainer = WeightDistillTrainer(
             model,
             args=args,
@@ -567,7 +597,6 @@ class WeightDistiller:
             processing_class=self.tokenizer,
             **shared,
         )
-        checkpoint = last_checkpoint(args.output_dir) if resume else None
         try:
             with self._record.stage(phase):
                 trainer.train(resume_from_checkpoint=checkpoint)
@@ -692,7 +721,7 @@ class WeightDistiller:
         folder = Path(save_directory)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"the folder {str(folder)!r} exists and is not empty: choose another, or delete it")
-        student = self._finished(self.student)
+        student = self.student
         said = {name: value for name, value in card.items() if name != "model_name"}
         card = {"model_name": folder.name} | self._told | card
 

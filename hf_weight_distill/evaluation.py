@@ -19,7 +19,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -37,6 +37,7 @@ from .progress import Stage
 from .words import words
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+BUSY = 0.3  # spread of a speed from which on somebody else is at work
 REPEATS, WARMUP = 3, 1  # passes of a comparison: timed, and before the clock runs
 
 
@@ -257,6 +258,7 @@ def make_compute_metrics(
         return compute_scores(decode(prediction.predictions), decode(prediction.label_ids), names, tokenize=tokenize)
 
     compute_metrics.of_translations = True  # and not of logits
+    compute_metrics.vocabulary = len(tokenizer)
     return compute_metrics
 
 
@@ -310,9 +312,11 @@ def source_batches(
 
 
 def _new_token_bound(model, longest_source: int) -> int:
-    bound = 2 * longest_source + 10
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return bound if positions is None else min(bound, positions - 1)
+    settings = model.generation_config
+    shortest = max(settings.min_length or 0, settings.min_new_tokens or 0)  # of a summariser, say
+    longest = (getattr(model.config, "max_position_embeddings", None), settings.max_length)
+    # Both count the decoder's start, too.
+    return min([max(2 * longest_source, shortest) + 10, *(n - 1 for n in longest if n is not None)])
 
 
 def generate_batch(model, batch, num_beams: int, max_new_tokens: int | None, generate_kwargs: Mapping[str, Any]):
@@ -320,7 +324,7 @@ def generate_batch(model, batch, num_beams: int, max_new_tokens: int | None, gen
     options = {
         "num_beams": num_beams,
         "max_new_tokens": max_new_tokens or _new_token_bound(model, batch["input_ids"].shape[1]),
-        # The checkpoint's own max_length loses anyway, but each call would warn about it.
+        # The bound keeps to the checkpoint's own max_length, and each call would warn that there are two.
         "max_length": None,
         # A checkpoint may ask for sampling; a score must not depend on chance.
         "do_sample": False,
@@ -352,7 +356,8 @@ def translate(
         batch_size: sentences at once.
         num_beams: 1 is greedy search.
         max_new_tokens: longest output in tokens. By default `2 * n + 10` with `n` the tokens of the longest source in
-            the batch (at most the model's positions), so that an untrained student does not run for 512 steps.
+            the batch, so that an untrained student does not run for 512 steps: more where the checkpoint's
+            `min_length` asks for it, and no more than its `max_length` and the model's positions.
         progress: show a progress bar with the time left.
         generate_kwargs: handed to `model.generate`; what is not given here comes from the model's generation config.
 
@@ -587,7 +592,16 @@ class Comparison:
             table.add_row(*cells)
         console = Console(file=io.StringIO(), width=100)
         console.print(table)
+        for note in busy_note(spread for row in self.rows for spread in (row.teacher_spread, row.student_spread)):
+            console.print(note)
         return console.file.getvalue()
+
+
+def busy_note(spreads: Iterable[float | None]) -> list[str]:
+    """A line that says so, if speeds spread as those of a busy machine do; none if not."""
+    widest = max((spread for spread in spreads if spread is not None), default=0.0)
+    note = f"speeds spread by up to {widest:.0%}: the machine is busy; repeat this when it is not"
+    return [note] if widest > BUSY else []
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from rich.table import Table
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from .config import StudentShape
-from .evaluation import environment_of, inference
+from .evaluation import busy_note, environment_of, inference
 from .families import Family, family_of
 from .plan import build_plan, check_precision, layer_count, stock_student, student_config
 
@@ -39,7 +39,6 @@ SOURCE_TOKENS = NEW_TOKENS = 32  # a sentence
 REPEATS = 3
 ROUNDS = 3
 STEPS = 4  # between one half and the next
-BUSY = 0.3  # spread of a speed from which on somebody else is at work
 Dimension = int | tuple[int, int]
 
 
@@ -249,9 +248,7 @@ class ShapeSearch:
             f"random students; median of {REPEATS} passes, in turn with the teacher, and of their ratios (x)",
             "disk: safetensors in float32, 1 MB = 1,000,000 bytes",
         ]
-        spread = max(speed.spread for row in (self.teacher, *self.rows) for speed in row.speeds.values())
-        if spread > BUSY:
-            lines.append(f"speeds spread by up to {spread:.0%}: the machine is busy; repeat this when it is not")
+        lines += busy_note(speed.spread for row in (self.teacher, *self.rows) for speed in row.speeds.values())
         if self.picked is None:
             lines.append(
                 f"picked: none, no shape tried has {self.targets}; the closest: {shape_flags(self.closest.shape)}"

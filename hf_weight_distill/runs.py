@@ -18,8 +18,14 @@ def check_folders(run: Path, phases: list[WeightDistillTrainingArguments], resum
     """Whether a new run finds its folder empty, and each phase that trains a folder of its own.
 
     Raises:
-        ValueError: it would be mixed with another run, or a phase could not tell its checkpoints from another's.
+        ValueError: it would be mixed with another run, a phase could not tell its checkpoints from another's, or one
+            of several checkpoints is asked for.
     """
+    if not isinstance(resume, bool):
+        raise ValueError(
+            f"found resume_from_checkpoint={resume!r}, expected True or False: with True the run in output_dir goes on "
+            "from its newest checkpoint"
+        )
     if run.exists() and any(run.iterdir()) and not resume and phases[0].process_index == 0:
         raise ValueError(
             f"the folder {str(run)!r} exists and is not empty: choose another output_dir, delete it, or go on with "

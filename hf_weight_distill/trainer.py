@@ -13,6 +13,7 @@ from pyarrow.compute import list_value_length
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
+    EarlyStoppingCallback,
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
@@ -63,6 +64,13 @@ def passes(dataset: Dataset, args: WeightDistillTrainingArguments) -> float:
     sampler = token_batches(dataset, args)
     batches = math.ceil(len(dataset) / args.train_batch_size) if sampler is None else len(sampler)
     return args.max_steps / math.ceil(batches / (args.gradient_accumulation_steps * args.world_size))
+
+
+def stopped_early(state: TrainerState) -> bool:
+    """Whether the callback that a checkpoint was written under had run out of patience."""
+    found = state.stateful_callbacks.get(EarlyStoppingCallback.__name__, [])
+    callbacks = map(EarlyStoppingCallback.from_state, found if isinstance(found, list) else [found])
+    return any(c.early_stopping_patience_counter >= c.early_stopping_patience for c in callbacks)
 
 
 def check_objectives(
@@ -168,11 +176,11 @@ class WeightDistillTrainer(Seq2SeqTrainer):
     # --- resuming ---
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """As the base class, which after the last update would make one more."""
+        """As the base class, which after the last update, and where early stopping had ended it, would go on."""
         if isinstance(resume_from_checkpoint, str):
             state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, TRAINER_STATE_NAME))
             last = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
-            if state.global_step >= last:
+            if state.global_step >= last or stopped_early(state):
                 self.state = state
                 self._load_from_checkpoint(resume_from_checkpoint)
                 if self.args.load_best_model_at_end:

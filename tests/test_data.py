@@ -163,6 +163,14 @@ def one(**row):
     return Dataset.from_list([row])
 
 
+def test_a_translation_may_be_a_column_of_text():
+    """As in somebody's spreadsheet: it is no pair of languages then, and no other column loses by it."""
+    table = one(source="x", target="y", translation="z")
+    assert load_pairs(table)[0] == {"source": "x", "target": "y"}
+    chosen = load_pairs(table, source_column="source", target_column="translation")
+    assert chosen[0] == {"source": "x", "target": "z"}
+
+
 TWO_SPLITS = DatasetDict(a=one(x="y"), b=one(x="y"))
 THREE = {"en": "a", "de": "b", "fr": "c"}
 
@@ -170,7 +178,7 @@ THREE = {"en": "a", "de": "b", "fr": "c"}
 @pytest.mark.parametrize(
     "data, options, message",
     [
-        (one(a="x", b="y"), {}, r"found the columns \['a', 'b'\]; expected 'translation', or a usual pair"),
+        (one(a="x", b="y"), {}, r"found the columns \['a', 'b'\]; expected 'translation' by language, or a usual pair"),
         (one(a="x", b="y"), {"source_column": "q"}, r"found the columns \['a', 'b'\]; expected \['q'\] among them"),
         (one(a="x", b="y"), {"source_column": "a"}, "expected .* both source_column and target_column"),
         (one(a="x", b="y"), {"source_column": "a", "target_column": "a"}, "found 'a' as source and target column"),
@@ -178,7 +186,8 @@ THREE = {"en": "a", "de": "b", "fr": "c"}
         (one(translation=THREE), {}, r"found the languages \['en', 'de', 'fr'\]; expected source_lang and target_lang"),
         (one(translation=THREE), {"source_lang": "xx"}, r"found the languages \['en', 'de', 'fr'\]; expected 'xx'"),
         (one(translation=THREE), {"source_lang": "en", "target_lang": "en"}, "found 'en' as source and target"),
-        (one(translation="x"), {}, "found a 'translation' column of str; expected dicts"),
+        (one(source="a", translation="x"), {}, "both source_column and target_column: name them"),
+        (one(translation=["x"]), {}, "found a 'translation' column of list; expected .* both source_column and"),
         (one(source="x", target="y"), {"split": "test"}, "found the split name 'test' for a single table"),
         (TWO_SPLITS, {"split": "c"}, r"found the split name 'c'; expected one of \['a', 'b'\]"),
         (TWO_SPLITS, {}, r"found no split name; expected one of \['a', 'b'\]"),

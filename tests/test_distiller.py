@@ -1,5 +1,6 @@
 """Teacher in, student out: the whole way on tiny models, what comes out, and what is refused."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -623,6 +624,56 @@ def test_a_run_that_is_over_and_was_moved_still_has_its_best_weights(marian, tmp
     assert all(torch.equal(t, tensors_of(resumed)[n]) for n, t in tensors_of(whole).items())
 
 
+@pytest.mark.parametrize("interrupted_in", [4, None])
+def test_resume_keeps_the_patience_of_early_stopping(interrupted_in, marian, tmp_path):
+    """Nothing counts as better than the first evaluation: three later ones end the training at step 4 of 8."""
+
+    class Interrupt(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step + 1 == interrupted_in:
+                raise KeyboardInterrupt
+
+    patience = EarlyStoppingCallback(early_stopping_patience=3, early_stopping_threshold=100.0)
+    often = {"max_steps": 8, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    finetune = FAST | often | {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+    config = replace(CONFIG, generator_args={"max_steps": 0}, finetune_args=finetune)
+    options = {"output_dir": tmp_path / "run", "callbacks": [patience, Interrupt()]}
+    with contextlib.nullcontext() if interrupted_in is None else pytest.raises(KeyboardInterrupt):
+        load(marian, config=config).distill(PAIRS, PAIRS, **options)
+    interrupted_in, resumed = None, load(marian, config=config)
+    again = EarlyStoppingCallback(early_stopping_patience=3, early_stopping_threshold=100.0)
+    options = {"output_dir": tmp_path / "run", "callbacks": [again], "resume_from_checkpoint": True}
+    resumed.distill(PAIRS, PAIRS, **options)
+    assert [row["step"] for row in resumed.history["finetune"] if "eval_loss" in row] == [1, 2, 3, 4]
+
+
+def test_resume_takes_no_path(marian, tmp_path):
+    """The base class's argument does: taken for True it would go on from another checkpoint."""
+    with pytest.raises(ValueError, match="found resume_from_checkpoint='run/finetune/checkpoint-1', expected True or"):
+        load(marian).distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint="run/finetune/checkpoint-1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_call_does_not_cost_the_student_before_it(marian, tmp_path):
+    distiller = load(marian)
+    student = distiller.distill(PAIRS, output_dir=tmp_path / "run")
+    scores = distiller.evaluate(PAIRS, metrics="chrf", batch_sizes=(1,))
+    with pytest.raises(ValueError, match="found data of type list"):
+        distiller.distill([{"source": "a"}], output_dir=tmp_path / "other")
+    assert distiller.student is student
+    distiller.save_pretrained(tmp_path / "saved")
+    assert f"{scores.rows[0].student:.1f}" in (tmp_path / "saved" / "README.md").read_text()
+
+
+def test_generation_settings_of_the_student_are_saved(marian, tmp_path):
+    distiller = load(marian)
+    student = distiller.distill(PAIRS, output_dir=tmp_path / "run")
+    student.generation_config.update(num_beams=7, max_length=33)
+    distiller.save_pretrained(tmp_path / "saved")
+    saved = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert (saved.num_beams, saved.max_length) == (7, 33)
+
+
 def test_resume_with_other_batches_is_refused(marian, tmp_path):
     load(marian).distill(PAIRS, output_dir=tmp_path / "run")
     other = replace(CONFIG, finetune_args=FAST | {"dataloader_drop_last": True})
@@ -859,6 +910,29 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_trained(marian
     with pytest.raises(ValueError, match=message):
         load(marian, config=replace(CONFIG, **config)).distill(PAIRS, output_dir=tmp_path / "run")
     assert not (tmp_path / "run" / "generated_student").exists()
+
+
+def test_arguments_as_a_dictionary_are_refused(marian, tmp_path):
+    with pytest.raises(ValueError, match=r"found dict for finetune_args, .* replace\(config, finetune_args=\.\.\.\)"):
+        load(marian).distill(PAIRS, output_dir=tmp_path / "run", finetune_args={"max_steps": 2})
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"input_ids": [5] * 161, "labels": [6]}, "found 161 tokens in a row of input_ids, but the teacher has 160"),
+        ({"input_ids": [5], "labels": [6] * 161}, "found 161 tokens in a row of labels, but the teacher has 160"),
+        ({"input_ids": [5, 9999], "labels": [6]}, "found the id 9999 in input_ids; expected 0 to"),
+        ({"input_ids": [5], "labels": [-100, 6, -3]}, "found the id -3 in labels; expected 0 to"),
+    ],
+)
+def test_features_that_do_not_fit_the_teacher_are_refused_before_anything_is_written(row, message, marian, tmp_path):
+    good = {"input_ids": [5], "labels": [6, -100]}
+    with pytest.raises(ValueError, match=message):
+        load(marian, config=replace(CONFIG, pseudo_labels="none")).distill(
+            Dataset.from_list([good] * 1500 + [row]), output_dir=tmp_path / "run"
+        )
+    assert not (tmp_path / "run" / "weight_distill.yaml").exists()
 
 
 def test_arguments_of_the_stock_trainer_are_refused_before_anything_is_trained(marian, tmp_path):

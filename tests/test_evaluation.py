@@ -1,5 +1,6 @@
 """Scores against sacrebleu and rouge_score called directly and against numbers computed by hand; speed and size."""
 
+import dataclasses
 import json
 import math
 import random
@@ -27,6 +28,7 @@ from hf_weight_distill.evaluation import (
     compare,
     compute_scores,
     decoding_speed,
+    generate_batch,
     make_compute_metrics,
     model_size,
     translate,
@@ -238,6 +240,19 @@ def test_an_untrained_student_stops_at_twice_the_source(model, tokenizer, monkey
     assert lengths[0].shape[1] == 1 + 2 * source + 10
 
 
+@pytest.mark.parametrize(
+    ("settings", "columns"),
+    [({"max_length": 9}, 9), ({"min_length": 40}, 1 + 40 + 10), ({"min_new_tokens": 30, "max_length": 35}, 35)],
+)
+def test_the_lengths_of_the_checkpoint_hold(settings, columns, model, tokenizer):
+    """As in a stock ``generate``: a summariser may have to write more than twice its source."""
+    model.generation_config.update(**settings)
+    texts = translate(never_ends(model, tokenizer), tokenizer, ["a b"])
+    ids = generate_batch(model, tokenizer(["a b"], return_tensors="pt"), 1, None, {})
+    assert ids.shape == (1, columns)
+    assert texts == tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
 def test_the_bound_never_leaves_the_positions(tokenizer):
     model = never_ends(tiny_marian_model(tokenizer, max_position_embeddings=16), tokenizer)
     assert len(translate(model, tokenizer, [SENTENCES[0]])) == 1  # a longer source or output would raise IndexError
@@ -352,7 +367,10 @@ def test_a_comparison_reads_well():
     assert "| tokens/s (greedy, batch 32) | 100.50 | 402 | 4.00x |" in lines
     assert "| rouge2 (greedy) | 0 | 1.50 |  |" in lines
     assert lines[-1] == "bleu: `nrefs:1`"
-    assert "1,500,000" in str(table) and "4.00x" in str(table)
+    assert "1,500,000" in str(table) and "4.00x" in str(table) and "busy" not in str(table)
+    slow = dataclasses.replace(rows[2], teacher_spread=0.5)
+    noisy = dataclasses.replace(table, rows=(*rows, slow))
+    assert "speeds spread by up to 50%: the machine is busy" in str(noisy)
 
 
 def test_compare_refuses_early(model, tokenizer):

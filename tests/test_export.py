@@ -524,6 +524,16 @@ def test_the_command_writes_and_shows_the_table(marian, tmp_path, corpus, monkey
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_setting_that_the_runtime_lacks_is_told_from_a_wrong_weight(marian, tmp_path):
+    student, tokenizer, _ = marian
+    student = copy.deepcopy(student)
+    first = student.generate(**tokenizer(ENGLISH[:1], return_tensors="pt"), max_new_tokens=1, num_beams=1)[0, 1].item()
+    student.generation_config.sequence_bias = [[[first], -100.0]]  # CTranslate2 has no such thing
+    with pytest.raises(ParityError, match="0.001 is allowed; nothing was written: the weights are right; generation_"):
+        export_student(student, tokenizer, tmp_path / "out", to="ctranslate2", sentences=ENGLISH)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_the_command_says_in_one_line_what_is_not_the_student(marian, tmp_path, corpus, monkeypatch):
     weights = marian[0].model.decoder.layers[0].fc1.weight
     spoilt(monkeypatch, "float32", lambda folder: corrupt(folder / "model.bin", weights, lambda w: -w))

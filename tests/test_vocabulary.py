@@ -59,7 +59,7 @@ from hf_weight_distill import StudentShape, WeightDistillConfig, WeightDistiller
 from hf_weight_distill import data as data_module
 from hf_weight_distill.cli import main
 from hf_weight_distill.corpus import built_in_corpus
-from hf_weight_distill.evaluation import compute_scores, translate
+from hf_weight_distill.evaluation import compute_scores, make_compute_metrics, translate
 from hf_weight_distill.languages import set_languages
 from hf_weight_distill.objectives.kl import KLDivergence
 from hf_weight_distill.plan import tensors_of
@@ -651,6 +651,17 @@ def test_distilling_from_data_end_to_end_and_again_from_its_file(teachers, tmp_p
         run["teacher"], student=StudentShape(**run["student"]), config=WeightDistillConfig.from_dict(run["config"])
     )
     assert same(student, again.distill(TRAIN, output_dir=tmp_path / "again"))
+
+
+def test_metrics_that_decode_the_ids_of_before_are_refused(teachers, tmp_path):
+    distiller = distiller_of(teachers, 400)
+    before = make_compute_metrics(distiller.tokenizer)
+    with pytest.raises(ValueError, match="a tokenizer of 909 tokens, but the student's has 400: call trim_vocabulary"):
+        distiller.distill(TRAIN, TRAIN, output_dir=tmp_path / "a", compute_metrics=before)
+    distiller.trim_vocabulary(TRAIN)
+    assert distiller.distill(
+        TRAIN, output_dir=tmp_path / "b", compute_metrics=make_compute_metrics(distiller.tokenizer)
+    )
 
 
 def test_a_resumed_run_takes_the_tokens_that_it_began_with(teachers, tmp_path, monkeypatch):

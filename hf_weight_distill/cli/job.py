@@ -142,7 +142,10 @@ def job_of(arguments: argparse.Namespace) -> Job:
         )
     given = file | flags
     if not given.get("teacher"):  # empty in the file of a run whose teacher was in memory
-        raise ValueError("no teacher: name a Hub repository or a folder, or give a --config file with teacher: in it")
+        raise ValueError(
+            "no teacher: name a Hub repository or a folder, before flags that take several values, or give a --config "
+            "file with teacher: in it"
+        )
     recipe = given.get("recipe", "default")
     config = recipe_config(recipe).to_dict() | file.get("config", {})
     settings = given_fields(arguments, WeightDistillConfig)

@@ -200,10 +200,13 @@ class _Trial:
     def _refuse_float32(self, found: Agreement) -> None:
         if found.identical + found.ties == found.sentences and found.difference <= TOLERANCE:
             return
+        hint = ""
+        if found.difference <= TOLERANCE:
+            hint = ": the weights are right; generation_config.json has a setting that this runtime does not know"
         raise ParityError(
             f"the {self.form.name} model is not the student: {found.identical} of {found.sentences} sentences have the "
             f"same greedy output ({found.ties} more part at a tie), and {self.form.compared} differ by up to "
-            f"{found.difference:.1e}, where {TOLERANCE:g} is allowed; nothing was written"
+            f"{found.difference:.1e}, where {TOLERANCE:g} is allowed; nothing was written{hint}"
         )
 
     def _refuse_int8(self, found: Agreement) -> None:
