@@ -58,8 +58,11 @@ def _fitted(labels: str = "teacher", **config: Any) -> Arm:
     return Arm({"source": "direct", **config}, labels=labels)
 
 
-def _generator(phase1: float, config: dict[str, Any], factor: float = 0.05, **options: Any) -> Arm:
-    return Arm({"source": "generator", "source_options": options, **config}, phase1, {"projection_lr_factor": factor})
+def _generator(
+    phase1: float, config: dict[str, Any], factor: float = 0.05, labels: str = "teacher", **options: Any
+) -> Arm:
+    config = {"source": "generator", "source_options": options, **config}
+    return Arm(config, phase1, {"projection_lr_factor": factor}, labels=labels)
 
 
 def _opdf(sites: int, start: dict[str, Any]) -> Arm:
@@ -103,6 +106,8 @@ ARMS: dict[str, Arm] = {
     "generator-fitted": _generator(0.5, {}),
     "generator-fitted-short": _generator(0.1, {}),
     "generator-fitted-long": _generator(1.0, {}),
+    "generator-fitted-both": _generator(0.5, {}, labels="both"),
+    "generator-fitted-long-both": _generator(1.0, {}, labels="both"),
     "generator-fitted-kl": _generator(0.5, _KL),
     "generator-fitted-no-shift": _generator(0.5, {}, shift=False),
     "generator-fitted-no-shift-fast": _generator(0.5, {}, factor=0.25, shift=False),
