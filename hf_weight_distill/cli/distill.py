@@ -29,9 +29,9 @@ USAGE = "TEACHER --train DATA --output_dir DIR [flags]"
 EPILOG = SPELLING
 DESCRIPTION = f"""\
 Distils: the student's weights are computed from the teacher's and fitted to what the teacher computes, then trained on.
-With --recipe generator or paper a generator of the weights is trained before that (phase 1). The student is saved as an
-ordinary checkpoint with tokenizer and model card; with --test, scores and speed of teacher and student are printed and
-stand in OUTPUT_DIR/{SCORES_FILE} and on the card.
+With --recipe paper a generator of the weights is trained before that (phase 1), with --recipe generator in its place.
+The student is saved as an ordinary checkpoint with tokenizer and model card; with --test, scores and speed of teacher
+and student are printed and stand in OUTPUT_DIR/{SCORES_FILE} and on the card.
 
 examples:
   {PROGRAM} distill Helsinki-NLP/opus-mt-en-de --train built-in --decoder_layers 1 --output_dir runs/small --dry_run
