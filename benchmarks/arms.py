@@ -106,7 +106,6 @@ ARMS: dict[str, Arm] = {
     "generator-fitted": _generator(0.5, {}),
     "generator-fitted-short": _generator(0.1, {}),
     "generator-fitted-long": _generator(1.0, {}),
-    "generator-fitted-both": _generator(0.5, {}, labels="both"),
     "generator-fitted-long-both": _generator(1.0, {}, labels="both"),
     "generator-fitted-kl": _generator(0.5, _KL),
     "generator-fitted-no-shift": _generator(0.5, {}, shift=False),

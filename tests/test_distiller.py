@@ -633,17 +633,18 @@ def test_resume_keeps_the_patience_of_early_stopping(interrupted_in, marian, tmp
             if state.global_step + 1 == interrupted_in:
                 raise KeyboardInterrupt
 
-    patience = EarlyStoppingCallback(early_stopping_patience=3, early_stopping_threshold=100.0)
+    def patience():
+        return EarlyStoppingCallback(early_stopping_patience=3, early_stopping_threshold=100.0)
+
     often = {"max_steps": 8, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
     finetune = FAST | often | {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
     config = replace(CONFIG, generator_args={"max_steps": 0}, finetune_args=finetune)
-    options = {"output_dir": tmp_path / "run", "callbacks": [patience, Interrupt()]}
+    options = {"output_dir": tmp_path / "run", "callbacks": [patience(), Interrupt()]}
     with contextlib.nullcontext() if interrupted_in is None else pytest.raises(KeyboardInterrupt):
         load(marian, config=config).distill(PAIRS, PAIRS, **options)
-    interrupted_in, resumed = None, load(marian, config=config)
-    again = EarlyStoppingCallback(early_stopping_patience=3, early_stopping_threshold=100.0)
-    options = {"output_dir": tmp_path / "run", "callbacks": [again], "resume_from_checkpoint": True}
-    resumed.distill(PAIRS, PAIRS, **options)
+    resumed = load(marian, config=config)
+    again = {"output_dir": tmp_path / "run", "callbacks": [patience()], "resume_from_checkpoint": True}
+    resumed.distill(PAIRS, PAIRS, **again)
     assert [row["step"] for row in resumed.history["finetune"] if "eval_loss" in row] == [1, 2, 3, 4]
 
 
