@@ -138,6 +138,9 @@ class WeightDistillTrainer(Seq2SeqTrainer):
             if args.ddp_broadcast_buffers is None:  # the frozen teacher, which DDP would send at each forward
                 args.ddp_broadcast_buffers = False
         super().__init__(model=model, args=args, **kwargs)
+        if self.args.accelerator_config.dispatch_batches is None:
+            # else the first of several processes reads a stream, and joins batches that are not of one length
+            self.accelerator.dataloader_config.dispatch_batches = False
         if any(isinstance(callback, TrainingProgress) for callback in kwargs.get("callbacks") or ()):
             for kind in (ProgressCallback, PrinterCallback):  # one display is enough
                 self.remove_callback(kind)

@@ -1,4 +1,4 @@
-"""Run by torchrun from test_trainer.py: two SGD steps of either phase, weights written by the first process."""
+"""Run by torchrun from test_trainer.py: two SGD steps of a phase, weights written by the first process."""
 
 import gc
 import sys
@@ -26,19 +26,20 @@ def train(phase, folder, **options):
     plan = build_plan(teacher, StudentShape(decoder_layers=1))
     source, extra = ("mpo", {"tensor_constraint": 1.0}) if phase == "opdf" else ("generator", {})
     model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher, layers="last"), source)
-    if phase == "finetune":
+    if phase in ("finetune", "stream"):
         model = model.materialize()
+    features = random_features(16)
     args = arguments(folder, optim="sgd", max_steps=2, learning_rate=0.5, max_grad_norm=0.0, **options)
     trainer = WeightDistillTrainer(
         model,
         args=args,
         objectives=build_objectives({"cross_entropy": 1.0, "kl": 0.5, **extra}, label_smoothing=0.1),
         teacher=teacher,
-        train_dataset=random_features(16),
+        train_dataset=features.to_iterable_dataset() if phase == "stream" else features,
         data_collator=PlainCollator(39),
     )
     trainer.train()
-    return (model if phase == "finetune" else model.materialize()).state_dict(), trainer
+    return (model.materialize() if isinstance(model, WeightDistillModel) else model).state_dict(), trainer
 
 
 def main():
