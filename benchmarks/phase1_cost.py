@@ -20,6 +20,7 @@ from transformers import MarianConfig, MarianMTModel
 
 from hf_weight_distill import StudentShape, WeightDistillModel, build_plan
 from hf_weight_distill.plan import tensors_of
+from hf_weight_distill.precision import bf16_pays
 from hf_weight_distill.starts import teacher_start
 
 VOCAB, LENGTH = 8_000, 20
@@ -59,10 +60,11 @@ def models(width: int, half: bool) -> dict[str, torch.nn.Module]:
 def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor]) -> float:
     """Seconds of one update."""
     cuda = torch.cuda.is_available()
+    device = "cuda" if cuda else "cpu"
     if cuda:
         torch.cuda.synchronize()
     started = time.perf_counter()
-    with torch.autocast("cuda" if cuda else "cpu", dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16_pays(device)):
         loss = model(**batch, use_cache=False).loss
     loss.backward()
     optimizer.step()

@@ -29,8 +29,10 @@ from transformers import PreTrainedModel
 from hf_weight_distill import WeightDistillConfig, WeightDistiller, WeightDistillTrainingArguments
 from hf_weight_distill.data import load_pairs, tokenize_pairs
 from hf_weight_distill.evaluation import compute_scores, decoding_speed, model_size, translate
+from hf_weight_distill.precision import bf16_pays
 from hf_weight_distill.teachers.pseudo_labels import generate_pseudo_labels, teacher_pairs
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOKENS = 3360  # a batch: pairs times the longest side
 
 
@@ -80,7 +82,7 @@ def features(options: argparse.Namespace, distiller: WeightDistiller, labels: st
 def training_arguments(
     folder: Path, steps: int, rate: float, seed: int, tokens: int = TOKENS, **more: Any
 ) -> WeightDistillTrainingArguments:
-    """What all runs have in common: one cosine after a warm-up, bf16, batches by tokens."""
+    """What all runs have in common: one cosine after a warm-up, bf16 where it is fast, batches by tokens."""
     return WeightDistillTrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -90,14 +92,14 @@ def training_arguments(
         warmup_steps=0.125,
         adam_beta2=0.98,
         max_tokens_per_batch=tokens,
-        bf16=True,
+        bf16=bf16_pays(DEVICE),
         seed=seed,
         logging_steps=50,
         save_steps=200,
         save_total_limit=1,
         disable_tqdm=True,
         report_to="none",
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=DEVICE == "cpu",
         **more,
     )
 
@@ -160,8 +162,13 @@ def run(options: argparse.Namespace, setting: dict) -> dict:
         row = {"validation_bleu": 0.0, "test_bleu": 0.0, "failed": str(error)}
     shutil.rmtree(folder, ignore_errors=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} thread(s)"
-    return setting | row | {"commit": commit.strip(), "device": device}
+    return setting | row | {"commit": commit.strip(), "device": device()}
+
+
+def device() -> str:
+    """What a run was made on, and its precision where that is not bf16."""
+    name = torch.cuda.get_device_name() if DEVICE == "cuda" else f"cpu, {torch.get_num_threads()} thread(s)"
+    return name if bf16_pays(DEVICE) else f"{name}, float32"
 
 
 def scores(options: argparse.Namespace, distiller: WeightDistiller, student: PreTrainedModel) -> dict:

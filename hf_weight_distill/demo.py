@@ -37,6 +37,7 @@ from .data import load_pairs, tokenize_pairs
 from .distiller import WeightDistiller
 from .evaluation import Comparison, ComparisonRow
 from .objectives import build_objectives
+from .precision import bf16_pays
 from .progress import clock
 from .recipes import recipe_config
 from .report import loss_curves, quality_against_speed
@@ -301,7 +302,7 @@ class _Demo:
             "warmup_steps": 0.125,
             "adam_beta2": 0.98,
             "max_tokens_per_batch": self.settings.tokens_per_batch,
-            "bf16": True,
+            "bf16": bf16_pays(self.device),
             "seed": self.settings.seed,
             "logging_steps": max(1, self.settings.updates // 20),
             "save_strategy": "no",

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .precision import bf16_speedup
+
 if TYPE_CHECKING:
-    import torch
     from packaging.specifiers import SpecifierSet
 
 DISTRIBUTION = "hf-weight-distill"
@@ -203,22 +204,10 @@ def _cpu() -> Iterable[tuple[str, str]]:
     except Exception:
         yield "cpu", cores
         return
-    ratio = _seconds(torch.float32) / _seconds(torch.bfloat16)
+    ratio = bf16_speedup()
     off = "" if ratio > 1 else ": leave bf16 off"
     threads = f"{torch.get_num_threads()} used by torch"
-    yield "cpu", f"{cores}, {threads}; matrix products in bf16 are {ratio:.1f}x as fast as in float32{off}"
-
-
-def _seconds(dtype: "torch.dtype") -> float:
-    """The fastest of some matrix products."""
-    import torch
-
-    matrix, passes = torch.ones(512, 512, dtype=dtype), []
-    for _ in range(5):
-        start = time.perf_counter()
-        matrix @ matrix
-        passes.append(time.perf_counter() - start)
-    return min(passes)
+    yield "cpu", f"{cores}, {threads}; matrix products in bf16 are {ratio:.2g}x as fast as in float32{off}"
 
 
 def _gpus() -> Iterable[tuple[str, str]]:

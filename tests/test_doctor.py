@@ -177,7 +177,8 @@ def test_the_machine_is_described():
     assert diagnosis.ok
     assert sys.executable in machine["python"]
     assert f"{os.cpu_count()} cores, {torch.get_num_threads()} used by torch" in machine["cpu"]
-    assert 0.05 < float(re.search(r"bf16 are ([\d.]+)x", machine["cpu"])[1]) < 100
+    ratio = float(re.search(r"bf16 are ([\d.e-]+)x", machine["cpu"])[1])
+    assert 1e-3 < ratio < 100 and ("leave bf16 off" in machine["cpu"]) == (ratio <= 1)
     free, total = map(float, re.findall(r"([\d.]+) GB", machine["memory"]))
     assert total == pytest.approx(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, abs=0.06)
     assert 0 < free < total
