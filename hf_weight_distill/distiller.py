@@ -4,10 +4,12 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -378,9 +380,17 @@ class WeightDistiller:
         if self.config.pseudo_labels != "auto":
             return self.config.pseudo_labels
         gold = self.features(data)
-        many = isinstance(gold, Dataset) and len(gold) >= GOLD_FROM_PAIRS  # a stream is refused when it is translated
-        long = many and sum(passes(gold, args) for args in phases) >= GOLD_FROM_PASSES
-        return "augment" if long else "replace"
+        if not isinstance(gold, Dataset) or len(gold) < GOLD_FROM_PAIRS:  # a stream is refused when it is translated
+            return "replace"
+        read = sum(passes(gold, args) for args in phases)
+        if read < 0.9:
+            enough = math.ceil(read * len(gold))
+            warnings.warn(
+                f"training reads {read:.0%} of the {len(gold):,} pairs, and the teacher translates all of them before: "
+                f"give {enough:,} of them (--train_split 'train[:{enough}]'), or raise max_steps",
+                stacklevel=3,
+            )
+        return "augment" if read >= GOLD_FROM_PASSES else "replace"
 
     @property
     def collator(self) -> Callable[[list[dict[str, Any]]], Batch]:

@@ -208,6 +208,20 @@ def test_gold_targets_stand_beside_them_where_training_is_long(
     assert yaml.safe_load((tmp_path / "run" / "weight_distill.yaml").read_text())["config"]["pseudo_labels"] == "auto"
 
 
+def test_what_is_translated_for_nothing_is_told(marian, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(module, "GOLD_FROM_PAIRS", 5)
+    for steps, told in (
+        (2, ["training reads 40% of the 5 pairs, .* give 2 of them .--train_split 'train.:2.'."]),
+        (5, []),
+    ):
+        args = FAST | {"per_device_train_batch_size": 1, "max_steps": steps}
+        config = replace(CONFIG, generator_args=FAST | {"max_steps": 0}, finetune_args=args, pseudo_labels="auto")
+        load(marian, config=config).distill(PAIRS, output_dir=tmp_path / str(steps))
+        found = [text for warning in recwarn if "training reads" in (text := str(warning.message))]
+        assert len(found) == len(told) and all(map(re.search, told, found)), found
+        recwarn.clear()
+
+
 def test_runs_can_share_their_pseudo_labels(marian, tmp_path, monkeypatch):
     config = replace(CONFIG, pseudo_labels="replace", num_beams=1, pseudo_labels_dir=str(tmp_path / "labels"))
     load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "a")
