@@ -79,8 +79,14 @@ def asked_updates(row: dict) -> int:
 
 def time_ratio(ours: list[dict], theirs: list[dict]) -> float:
     """Processor time of a run of the one, in runs of the other; 1 where it was not recorded."""
-    timed = [[row for row in group if "cpu_seconds" in row] for group in (ours, theirs)]
-    return mean(timed[0], "cpu_seconds") / mean(timed[1], "cpu_seconds") if all(timed) else 1.0
+    measured = [timed(group) for group in (ours, theirs)]
+    return mean(measured[0], "cpu_seconds") / mean(measured[1], "cpu_seconds") if all(measured) else 1.0
+
+
+def timed(rows: list[dict]) -> list[dict]:
+    """The runs whose processor time was recorded: those in bf16, where float32 on another machine is beside them."""
+    measured = [row for row in rows if "cpu_seconds" in row]
+    return [row for row in measured if not row.get("device", "").endswith("float32")] or measured
 
 
 def by_rate(rows: list[dict]) -> dict[str, dict[float, list[dict]]]:
@@ -119,7 +125,7 @@ def cell(rows: list[dict], field: str) -> str:
 
 def cost(rows: list[dict]) -> str:
     """Minutes of a run."""
-    measured = [row for row in rows if "cpu_seconds" in row]
+    measured = timed(rows)
     if measured:
         return f"{mean(measured, 'cpu_seconds') / 60:.1f}"
     return f"~{mean(rows, 'seconds') / 60:.1f}" if "seconds" in rows[0] else ""

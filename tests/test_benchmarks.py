@@ -99,6 +99,9 @@ def test_the_committed_tables_are_those_of_the_committed_runs(capsys):
 
 def test_minutes_are_those_of_the_processor_where_they_were_recorded():
     assert tables.cost([row("pca", 1e-3, 1, 0, 0, seconds=240.0, cpu_seconds=90.0)]) == "1.5"
+    slow = row("pca", 1e-3, 2, 0, 0, seconds=240.0, cpu_seconds=240.0, device="cpu, 1 thread(s), float32")
+    assert tables.cost([row("pca", 1e-3, 1, 0, 0, seconds=240.0, cpu_seconds=90.0), slow]) == "1.5"
+    assert tables.cost([slow]) == "4.0"
     assert tables.cost([row("pca", 1e-3, 1, 0, 0, seconds=240.0)]) == "~4.0"
 
 
