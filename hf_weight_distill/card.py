@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 TASKS = ("translation", "summarization")
 TAG = "hf-weight-distill"  # on every card that is written here
+LONGEST = 128  # tokens of an output, where neither the model nor its training says
 BUILT_IN = "built-in"  # what the data module calls the generated corpus
 METRIC_NAMES = {
     "bleu": "BLEU",
@@ -198,6 +199,7 @@ class CardInfo:
         src_lang: the language code that the tokenizer wants (NLLB, mBART, M2M100).
         tgt_lang: the code whose token `generation_config.json` makes the first one.
         max_lengths: longest source and target of the training, tokens.
+        bounded: whether `generation_config.json` says how long an output may be.
         intended_use, limits: paragraphs put behind the general ones.
         tags: further tags.
 
@@ -234,6 +236,7 @@ class CardInfo:
     src_lang: str | None = None
     tgt_lang: str | None = None
     max_lengths: tuple[int, int] | None = None
+    bounded: bool = False
     intended_use: str = ""
     limits: str = ""
     tags: tuple[str, ...] = ()
@@ -530,6 +533,8 @@ def _code(info: CardInfo) -> str:
         f"\n\nIt writes `{info.tgt_lang}`, whose token `generation_config.json` puts first." if info.tgt_lang else ""
     )
     name, example = _quoted(info.model_name), _quoted(info.example)
+    longest = max(LONGEST, 1 + (info.max_lengths[1] if info.max_lengths else 0))
+    bound = "" if info.bounded else f", max_length={longest}"
     return f"""```bash
 pip install torch transformers sentencepiece protobuf
 ```
@@ -542,7 +547,7 @@ tokenizer = AutoTokenizer.from_pretrained(name{source})
 model = AutoModelForSeq2SeqLM.from_pretrained(name)
 
 batch = tokenizer([{example}], return_tensors="pt", padding=True, truncation=True)
-output = model.generate(**batch, max_length=128)
+output = model.generate(**batch{bound})
 print(tokenizer.batch_decode(output, skip_special_tokens=True))
 ```{target}"""
 

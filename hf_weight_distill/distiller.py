@@ -64,7 +64,7 @@ from .data import (
     split_name,
     tokenize_pairs,
 )
-from .evaluation import Comparison, compare
+from .evaluation import Comparison, compare, own_bound
 from .files import write_json, write_whole_folder
 from .hub import check_repo_id, push_folder
 from .languages import check_languages, direction, forced_direction, set_languages, warn_of_no_language
@@ -796,6 +796,7 @@ class WeightDistiller:
             "method": method(config, phases),
             "components": components(config, phases),
             "comparison": self.comparison,
+            "bounded": own_bound((self._student or self.teacher).generation_config) is not None,
             "max_lengths": (config.max_source_length, config.max_target_length) if phases else None,
             "example": config.prefix + CardInfo.example,
         }

@@ -31,7 +31,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from rouge_score import rouge_scorer
-from transformers import BatchEncoding
+from transformers import BatchEncoding, GenerationConfig
 
 from .progress import Stage
 from .words import words
@@ -311,12 +311,19 @@ def source_batches(
         yield rows, tokenizer.pad(batch, padding=True, return_tensors="pt", verbose=False).to(device)
 
 
+def own_bound(settings: GenerationConfig) -> int | None:
+    """How many tokens a checkpoint's own generation settings let it write, without the decoder's start."""
+    if settings.max_new_tokens is not None:  # which goes before the other, as in a stock generate
+        return settings.max_new_tokens
+    return None if settings.max_length is None else settings.max_length - 1
+
+
 def _new_token_bound(model, longest_source: int) -> int:
     settings = model.generation_config
     shortest = max(settings.min_length or 0, settings.min_new_tokens or 0)  # of a summariser, say
-    longest = (getattr(model.config, "max_position_embeddings", None), settings.max_length)
-    # Both count the decoder's start, too.
-    return min([max(2 * longest_source, shortest) + 10, *(n - 1 for n in longest if n is not None)])
+    positions = getattr(model.config, "max_position_embeddings", None)  # counts the decoder's start, too
+    longest = (own_bound(settings), None if positions is None else positions - 1)
+    return min([max(2 * longest_source, shortest) + 10, *(n for n in longest if n is not None)])
 
 
 def generate_batch(model, batch, num_beams: int, max_new_tokens: int | None, generate_kwargs: Mapping[str, Any]):
@@ -324,7 +331,7 @@ def generate_batch(model, batch, num_beams: int, max_new_tokens: int | None, gen
     options = {
         "num_beams": num_beams,
         "max_new_tokens": max_new_tokens or _new_token_bound(model, batch["input_ids"].shape[1]),
-        # The bound keeps to the checkpoint's own max_length, and each call would warn that there are two.
+        # The bound keeps to the checkpoint's own, and each call would warn that there are two.
         "max_length": None,
         # A checkpoint may ask for sampling; a score must not depend on chance.
         "do_sample": False,

@@ -381,6 +381,20 @@ def test_the_code_on_the_card_runs(tmp_path, monkeypatch):
     assert type(names["model"]).__name__ == "MarianMTModel"
 
 
+@pytest.mark.parametrize(
+    ("known", "options"),
+    [
+        ({}, ", max_length=128"),
+        ({"max_lengths": (512, 100)}, ", max_length=128"),
+        ({"max_lengths": (512, 200)}, ", max_length=201"),
+        ({"max_lengths": (512, 200), "bounded": True}, ""),
+    ],
+)
+def test_the_code_keeps_to_the_models_own_length(known, options):
+    code = section(build_card(CardInfo("a/b", "c/d", **known)), "How to use it")
+    assert f"model.generate(**batch{options})" in code
+
+
 def test_language_codes_reach_the_code():
     code = section(build_card(CardInfo("a/b", "c/d", src_lang="eng_Latn", tgt_lang="deu_Latn")), "How to use it")
     compile(re.search(r"```python\n(.*?)```", code, re.S).group(1), "card", "exec")

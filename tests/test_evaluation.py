@@ -242,14 +242,22 @@ def test_an_untrained_student_stops_at_twice_the_source(model, tokenizer, monkey
 
 @pytest.mark.parametrize(
     ("settings", "columns"),
-    [({"max_length": 9}, 9), ({"min_length": 40}, 1 + 40 + 10), ({"min_new_tokens": 30, "max_length": 35}, 35)],
+    [
+        ({"max_length": 9}, 9),
+        ({"min_length": 40}, 1 + 40 + 10),
+        ({"min_new_tokens": 30, "max_length": 35}, 35),
+        ({"max_new_tokens": 4, "max_length": 30}, 5),
+    ],
 )
 def test_the_lengths_of_the_checkpoint_hold(settings, columns, model, tokenizer):
     """As in a stock ``generate``: a summariser may have to write more than twice its source."""
     model.generation_config.update(**settings)
     texts = translate(never_ends(model, tokenizer), tokenizer, ["a b"])
-    ids = generate_batch(model, tokenizer(["a b"], return_tensors="pt"), 1, None, {})
+    batch = tokenizer(["a b"], return_tensors="pt")
+    ids = generate_batch(model, batch, 1, None, {})
     assert ids.shape == (1, columns)
+    if "min_length" not in settings:  # which alone leaves a stock generate without a bound
+        assert torch.equal(ids, model.generate(**batch))
     assert texts == tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 

@@ -57,6 +57,11 @@ def words(model):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=30, **special)
 
 
+# Without these instructions sums of int8 products saturate, and a student of random weights feels it.
+CPU = Path("/proc/cpuinfo")
+VNNI = not CPU.exists() or "vnni" in CPU.read_text() or "asimddp" in CPU.read_text()
+
+
 def tiny_student(family, **shape):
     """A student as this package makes them, with its tokenizer."""
     teacher = tiny_teacher(family.removesuffix(", unscaled"))
@@ -119,7 +124,7 @@ def test_every_family_is_the_same_in_ctranslate2(family, tmp_path, monkeypatch):
     assert float32.agreement.difference < 2e-5
     assert abs(float32.agreement.loss) < 1e-5
     assert int8.bytes_on_disk < float32.bytes_on_disk
-    assert 1e-4 < int8.agreement.difference < 1
+    assert 1e-4 < int8.agreement.difference < (1 if VNNI else 2)
     # by CTranslate2 and the files alone
     expected = greedy(student, tokenizer, WORDS[0], forced_eos_token_id=None)
     assert readme_prints(tmp_path / "out", monkeypatch) == expected
@@ -129,7 +134,7 @@ def test_every_family_is_the_same_in_ctranslate2(family, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_the_same_in_onnx(family, tmp_path, monkeypatch):
-    student, tokenizer = tiny_student(family, encoder_layers=1)
+    student, tokenizer = tiny_student(family)
     report = export_student(student, tokenizer, tmp_path / "out", to="onnx", quantization="int8", sentences=WORDS)
     _, float32, int8 = report.rows
     assert float32.agreement.identical == len(WORDS)
@@ -138,6 +143,8 @@ def test_every_family_is_the_same_in_onnx(family, tmp_path, monkeypatch):
     assert 1e-4 < int8.agreement.difference < 1
     assert all(of_matrices(file) <= EIGHT_BITS for file in (tmp_path / "out").glob("*.onnx"))
     readme_prints(tmp_path / "out", monkeypatch)
+    own = student.generation_config.max_length or student.generation_config.max_new_tokens
+    assert (", max_length=128)" in (tmp_path / "out" / "README.md").read_text()) == (own is None)
 
 
 EIGHT_BITS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
@@ -192,7 +199,7 @@ def test_onnx_graphs_take_every_shape_and_are_named_as_optimum_names_them(onnx_f
 @pytest.mark.filterwarnings("ignore")
 def test_the_onnx_readme_and_beams_give_what_the_student_gives(onnx_folder, marian, monkeypatch):
     student, tokenizer, _ = marian
-    assert readme_prints(onnx_folder, monkeypatch) == greedy(student, tokenizer, ENGLISH[0]) != ""
+    assert readme_prints(onnx_folder, monkeypatch) == greedy(student, tokenizer, ENGLISH[0], max_length=128) != ""
     batch = tokenizer(ENGLISH, return_tensors="pt", padding=True)
     options = {"num_beams": 3, "max_new_tokens": 12}
     assert torch.equal(OnnxModel(onnx_folder).generate(**batch, **options), student.generate(**batch, **options))
@@ -208,7 +215,7 @@ def test_the_code_for_onnx_cuts_what_the_student_cannot_read(onnx_folder, marian
     shutil.copytree(onnx_folder, tmp_path / "out")
     (tmp_path / "out" / "README.md").write_text(Onnx().usage("out", text, student, tokenizer))
     cut = {"truncation": True, "max_length": tokenizer.model_max_length}
-    expected = student.generate(**tokenizer([text], return_tensors="pt", **cut))
+    expected = student.generate(**tokenizer([text], return_tensors="pt", **cut), max_length=128)
     assert readme_prints(tmp_path / "out", monkeypatch) == tokenizer.decode(expected[0], skip_special_tokens=True)
 
 
@@ -453,6 +460,14 @@ def test_what_ctranslate2_cannot_hold_is_refused_with_the_reason(family, shape, 
     assert not (tmp_path / "in" / "out").exists()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_two_vocabularies_are_left_to_onnx(tmp_path):
+    student, tokenizer = tiny_student("marian")
+    tokenizer.separate_vocabs = True
+    with pytest.raises(ValueError, match="source and target have a vocabulary each.*use the onnx format"):
+        export_student(student, tokenizer, tmp_path / "out", to="ctranslate2", sentences=WORDS)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -554,7 +569,10 @@ def documented():
     """Blocks of code of the page; tracing for ONNX takes its time."""
     text = (DOCS / "deployment.md").read_text(encoding="utf-8")
     for language, block in re.findall(r"```(bash|python)\n(.*?)```", text, flags=re.S):
-        yield pytest.param(language, block, marks=[pytest.mark.slow] if "--to onnx" in block else [])
+        marks = [pytest.mark.slow] if "--to onnx" in block else []
+        if "ctranslate2 --quantization int8" in block:
+            marks += [pytest.mark.skipif(not VNNI, reason="int8 is too coarse for a random student here")]
+        yield pytest.param(language, block, marks=marks)
 
 
 @pytest.mark.filterwarnings("ignore")

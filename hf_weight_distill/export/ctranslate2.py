@@ -13,6 +13,7 @@ from ctranslate2.converters import TransformersConverter
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, GenerationConfig
 
+from ..evaluation import own_bound
 from ..families import scales_outputs
 from .base import STUDENT, Format, Reference, truncation
 
@@ -41,6 +42,11 @@ class CTranslate2(Format):
             raise ValueError(
                 f"pad_token_id={config.pad_token_id} moves the positions, which M2M100 counts from it; CTranslate2's "
                 "converter takes pad_token_id=1 for granted: use the onnx format"
+            )
+        if getattr(tokenizer, "separate_vocabs", False):
+            raise ValueError(
+                "source and target have a vocabulary each; CTranslate2 knows tokens by name, and this tokenizer names "
+                "those of the source by the target's: use the onnx format"
             )
         if config.model_type == "marian":
             _check_marian_padding(student, tokenizer)
@@ -78,7 +84,7 @@ class CTranslate2(Format):
     def usage(self, folder: str, sentence: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
         settings = student.generation_config
         positions = getattr(student.config, "max_position_embeddings", None)
-        longest = [number - 1 for number in (settings.max_length, positions) if number]  # without the decoder's start
+        longest = [n for n in (own_bound(settings), positions and positions - 1) if n]
         first = _first_tokens(settings, tokenizer)
         options = {"beam_size": settings.num_beams or 1} | search_options(settings, tokenizer)
         options |= {"max_decoding_length": min(longest)} if longest else {}

@@ -27,6 +27,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
+from ..card import LONGEST
+from ..evaluation import own_bound
 from .base import FLOAT32, STUDENT, Format, Reference, truncation
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class Onnx(Format):
         return torch.stack(apart).max().item(), reference.log_probs(reference.logits) - reference.log_probs(stepwise)
 
     def usage(self, folder: str, sentence: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+        bound = "" if own_bound(student.generation_config) else f", max_length={LONGEST}"
         return f"""```python
 from hf_weight_distill.export.onnx import OnnxModel
 from transformers import AutoTokenizer
@@ -89,7 +92,7 @@ from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(folder)})
 model = OnnxModel({json.dumps(folder)})
 batch = tokenizer([{json.dumps(sentence, ensure_ascii=False)}]{truncation(student, tokenizer)}, return_tensors="pt")
-print(tokenizer.batch_decode(model.generate(**batch), skip_special_tokens=True)[0])
+print(tokenizer.batch_decode(model.generate(**batch{bound}), skip_special_tokens=True)[0])
 ```
 
 In an environment with Optimum and the Transformers that it asks for, where this package is not needed:
@@ -172,7 +175,8 @@ def _run(session: onnxruntime.InferenceSession, feeds: dict[str, torch.Tensor]) 
 
 def _layers(cache: EncoderDecoderCache) -> list[Layer]:
     pairs = zip(cache.self_attention_cache.layers, cache.cross_attention_cache.layers, strict=True)
-    return [(own.keys, own.values, cross.keys, cross.values) for own, cross in pairs]
+    # A T5 has a place for every layer of its encoder, and those beyond its decoder stay empty.
+    return [(own.keys, own.values, cross.keys, cross.values) for own, cross in pairs if own.keys is not None]
 
 
 def _state_names(layers: int, prefix: str) -> list[list[str]]:
