@@ -60,6 +60,7 @@ def words(model):
 # Without these instructions sums of int8 products saturate, and a student of random weights feels it.
 CPU = Path("/proc/cpuinfo")
 VNNI = not CPU.exists() or "vnni" in CPU.read_text() or "asimddp" in CPU.read_text()
+needs_vnni = pytest.mark.skipif(not VNNI, reason="int8 is too coarse for a student of random weights here")
 
 
 def tiny_student(family, **shape):
@@ -526,6 +527,7 @@ def call(*argv):
 
 
 @pytest.mark.filterwarnings("ignore")
+@needs_vnni
 def test_the_command_writes_and_shows_the_table(marian, tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(export, "BATCH_SIZES", (2,))
     options = ["--to", "ctranslate2", "--quantization", "int8", "--output-dir", tmp_path / "out"]
@@ -571,7 +573,7 @@ def documented():
     for language, block in re.findall(r"```(bash|python)\n(.*?)```", text, flags=re.S):
         marks = [pytest.mark.slow] if "--to onnx" in block else []
         if "ctranslate2 --quantization int8" in block:
-            marks += [pytest.mark.skipif(not VNNI, reason="int8 is too coarse for a random student here")]
+            marks.append(needs_vnni)
         yield pytest.param(language, block, marks=marks)
 
 

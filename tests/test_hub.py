@@ -104,7 +104,8 @@ def test_the_code_on_the_card_runs_for_a_stranger(hub, distiller, tmp_path):
         with torch.no_grad():
             logits = student(**batch, decoder_input_ids=batch["input_ids"][:, :3]).logits
         assert torch.equal(torch.tensor(found["logits"]), logits)
-        ids = student.generate(**batch, max_length=128)
+        assert student.generation_config.max_length is not None
+        ids = student.generate(**batch)
         output = distiller.tokenizer.batch_decode(ids, skip_special_tokens=True)
         assert found["printed"] == f"{output}\n" and found["class"] == "MarianMTModel" and found["beams"] == 3
     assert f"GET /{REPO}/resolve/{hub.sha(REPO)}/model.safetensors" in hub.requests
