@@ -84,7 +84,8 @@ class Onnx(Format):
         return torch.stack(apart).max().item(), reference.log_probs(reference.logits) - reference.log_probs(stepwise)
 
     def usage(self, folder: str, sentence: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-        bound = "" if own_bound(student.generation_config) else f", max_length={LONGEST}"
+        longest = min(LONGEST, getattr(student.config, "max_position_embeddings", LONGEST))
+        bound = "" if own_bound(student.generation_config) else f", max_length={longest}"
         return f"""```python
 from hf_weight_distill.export.onnx import OnnxModel
 from transformers import AutoTokenizer
