@@ -24,6 +24,7 @@ from hf_weight_distill.precision import bf16_pays
 from hf_weight_distill.starts import teacher_start
 
 VOCAB, LENGTH = 8_000, 20
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KINDS = ("plain", "generator")
 
 
@@ -59,17 +60,16 @@ def models(width: int, half: bool) -> dict[str, torch.nn.Module]:
 
 def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor]) -> float:
     """Seconds of one update."""
-    cuda = torch.cuda.is_available()
-    device = "cuda" if cuda else "cpu"
-    if cuda:
+    bf16 = bf16_pays(DEVICE)  # which is timed itself, the first time
+    if DEVICE == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16_pays(device)):
+    with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=bf16):
         loss = model(**batch, use_cache=False).loss
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    if cuda:
+    if DEVICE == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
 
@@ -83,7 +83,7 @@ def memory(field: str) -> int:
 def forget_peak() -> None:
     """What building the models took is not what training takes."""
     Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
 
@@ -92,20 +92,19 @@ def cell(kinds: tuple[str, ...], width: int, half: bool, sentences: int, steps: 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     before = memory("VmRSS")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     found = models(width, half)
-    chosen = {kind: found.pop(kind).to(device).train() for kind in kinds}
+    chosen = {kind: found.pop(kind).to(DEVICE).train() for kind in kinds}
     del found
     gc.collect()
     forget_peak()
-    ids = torch.randint(1, VOCAB - 1, (sentences, LENGTH), device=device)
+    ids = torch.randint(1, VOCAB - 1, (sentences, LENGTH), device=DEVICE)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     optimizers = {k: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad]) for k, m in chosen.items()}
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(steps + 2):
         for kind in kinds:
             seconds[kind].append(step(chosen[kind], optimizers[kind], batch))
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else memory("VmHWM") - before
+    peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else memory("VmHWM") - before
     return {kind: statistics.median(values[2:]) for kind, values in seconds.items()} | {"peak": peak}
 
 

@@ -133,7 +133,7 @@ def run(options: argparse.Namespace, setting: dict) -> dict:
     distiller = WeightDistiller.from_pretrained(
         options.teacher, student=STUDENTS[options.student], config=config, attn_implementation="eager"
     )
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         distiller.teacher.cuda()
     train = features(options, distiller, arm.labels)
     started, cpu = time.perf_counter(), time.process_time()
@@ -183,7 +183,7 @@ def scores(options: argparse.Namespace, distiller: WeightDistiller, student: Pre
     speed = decoding_speed(student, tokenizer, pairs["source"][:64], batch_size=32, num_beams=1)
     row["parameters"] = model_size(student)["parameters"]
     row["greedy_tokens_per_second"] = round(speed["tokens_per_second"])
-    cuda = torch.cuda.is_available()
+    cuda = DEVICE == "cuda"
     row["peak_memory_bytes"] = (
         torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )

@@ -383,7 +383,7 @@ class WeightDistiller:
         if not isinstance(gold, Dataset) or len(gold) < GOLD_FROM_PAIRS:  # a stream is refused when it is translated
             return "replace"
         read = sum(passes(gold, args) for args in phases)
-        if read < 0.9:
+        if 0 < read < 0.9:
             enough = math.ceil(read * len(gold))
             warnings.warn(
                 f"training reads {read:.0%} of the {len(gold):,} pairs, and the teacher translates all of them before: "

@@ -318,12 +318,18 @@ def own_bound(settings: GenerationConfig) -> int | None:
     return None if settings.max_length is None else settings.max_length - 1
 
 
-def _new_token_bound(model, longest_source: int) -> int:
-    settings = model.generation_config
-    shortest = max(settings.min_length or 0, settings.min_new_tokens or 0)  # of a summariser, say
+def output_limit(model) -> int | None:
+    """How many tokens a model can write at most: by its own settings, and by its positions; `None` without either."""
     positions = getattr(model.config, "max_position_embeddings", None)  # counts the decoder's start, too
-    longest = (own_bound(settings), None if positions is None else positions - 1)
-    return min([max(2 * longest_source, shortest) + 10, *(n for n in longest if n is not None)])
+    limits = (own_bound(model.generation_config), None if positions is None else positions - 1)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _new_token_bound(model, longest_source: int) -> int:
+    settings, limit = model.generation_config, output_limit(model)
+    shortest = max(settings.min_length or 0, settings.min_new_tokens or 0)  # of a summariser, say
+    enough = max(2 * longest_source, shortest) + 10
+    return enough if limit is None else min(enough, limit)
 
 
 def generate_batch(model, batch, num_beams: int, max_new_tokens: int | None, generate_kwargs: Mapping[str, Any]):

@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 import torch
 from models import FAMILIES, VOCAB, tiny_teacher
+from processor import VNNI
 from tiny import SENTENCES, tiny_marian_model, tiny_marian_tokenizer
 from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
@@ -57,9 +58,6 @@ def words(model):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=30, **special)
 
 
-# Without these instructions sums of int8 products saturate, and a student of random weights feels it.
-CPU = Path("/proc/cpuinfo")
-VNNI = not CPU.exists() or "vnni" in CPU.read_text() or "asimddp" in CPU.read_text()
 needs_vnni = pytest.mark.skipif(not VNNI, reason="int8 is too coarse for a student of random weights here")
 
 

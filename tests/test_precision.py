@@ -4,19 +4,18 @@ import platform
 import warnings
 
 import pytest
+from processor import FLAGS
 from training import arguments
 
 from hf_weight_distill.arguments import check_training
 from hf_weight_distill.precision import bf16_pays, bf16_speedup
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86-64")
+@pytest.mark.skipif(platform.machine() != "x86_64" or not FLAGS, reason="flags of x86-64 on Linux")
 def test_bf16_pays_where_the_processor_has_instructions_for_it():
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        flags = next((line.split() for line in file if line.startswith("flags")), [])
-    if "amx_bf16" in flags or "avx512_bf16" in flags:
+    if "amx_bf16" in FLAGS or "avx512_bf16" in FLAGS:
         assert bf16_pays("cpu")
-    elif "avx512f" not in flags:  # with it oneDNN's emulation is near float32
+    elif "avx512f" not in FLAGS:  # with it oneDNN's emulation is near float32
         assert not bf16_pays("cpu") and bf16_speedup() < 0.5
 
 

@@ -423,6 +423,8 @@ def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path, capsys, conten
     assert main(["report", str(folder)]) == 2
     out, err = capsys.readouterr()
     assert message in err and err.count("\n") == 1 and not out
+    assert not (tmp_path / "report.html").exists()
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
 
 
 def test_a_run_that_still_prepares_its_data_is_told_from_no_run(tmp_path, capsys):
@@ -430,8 +432,6 @@ def test_a_run_that_still_prepares_its_data_is_told_from_no_run(tmp_path, capsys
     (run / "weight_distill.yaml").unlink()
     assert main(["report", str(run)]) == 2
     assert "has not begun to train: its page can be made as soon as it does" in capsys.readouterr().err
-    assert not (tmp_path / "report.html").exists()
-    assert main(["report", str(tmp_path / "nowhere")]) == 2
 
 
 def test_an_output_that_is_no_file_is_refused(tmp_path, capsys):

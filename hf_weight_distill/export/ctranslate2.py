@@ -13,7 +13,7 @@ from ctranslate2.converters import TransformersConverter
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, GenerationConfig
 
-from ..evaluation import own_bound
+from ..evaluation import output_limit
 from ..families import scales_outputs
 from .base import STUDENT, Format, Reference, truncation
 
@@ -83,11 +83,10 @@ class CTranslate2(Format):
 
     def usage(self, folder: str, sentence: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
         settings = student.generation_config
-        positions = getattr(student.config, "max_position_embeddings", None)
-        longest = [n for n in (own_bound(settings), positions and positions - 1) if n]
+        longest = output_limit(student)
         first = _first_tokens(settings, tokenizer)
         options = {"beam_size": settings.num_beams or 1} | search_options(settings, tokenizer)
-        options |= {"max_decoding_length": min(longest)} if longest else {}
+        options |= {"max_decoding_length": longest} if longest else {}
         options |= {"target_prefix": [first]} if first else {}
         cut = truncation(student, tokenizer)
         options |= {} if cut else {"max_input_length": 0}  # which cuts nothing off; by default 1024

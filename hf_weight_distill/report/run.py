@@ -74,9 +74,9 @@ def read_run(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: name the --output_dir of a distill run")
-    if not (folder / RUN_FILE).is_file() and (folder / RECORD_FILE).is_file():
-        raise ValueError(f"the run in {folder} has not begun to train: its page can be made as soon as it does")
     if not (folder / RUN_FILE).is_file():
+        if (folder / RECORD_FILE).is_file():
+            raise ValueError(f"the run in {folder} has not begun to train: its page can be made as soon as it does")
         raise ValueError(f"{folder} holds no run, for there is no {RUN_FILE} in it: name the --output_dir of distill")
     settings = read_settings(folder / RUN_FILE)
     record, scores = read_json(folder / RECORD_FILE), read_json(folder / SCORES_FILE)
