@@ -213,6 +213,7 @@ def test_what_is_translated_for_nothing_is_told(marian, tmp_path, monkeypatch, r
     for steps, told in (
         (2, ["training reads 40% of the 5 pairs, .* give 2 of them .--train_split 'train.:2.'."]),
         (5, []),
+        (0, []),  # nothing trains at all
     ):
         args = FAST | {"per_device_train_batch_size": 1, "max_steps": steps}
         config = replace(CONFIG, generator_args=FAST | {"max_steps": 0}, finetune_args=args, pseudo_labels="auto")
