@@ -57,8 +57,8 @@ def reconstruct(
     fit = _Reconstruction(plan, teacher, start, stream_DE, batches)
     fitted = dict(start)
     for stack in ("encoder", "decoder"):
-        rows = [c for c in plan.classes if c.weight_class.layered and c.weight_class.stack == stack]
-        if not all(c.unchanged for c in rows):
+        rows = _layered(plan, stack)
+        if not _stays(rows):
             fit.stack(stack, rows)
             weights = {c.path: torch.stack([fit.tensors[name].cpu() for name in c.student_names]) for c in rows}
             fitted |= {path: replace(start[path], weight=weight) for path, weight in weights.items()}
@@ -74,8 +74,17 @@ class _Record:
     stream: Tensor | None = None  # the residual stream after it: what the next norm is given
 
 
+def _layered(plan: WeightPlan, stack: str) -> list[ClassPlan]:
+    return [c for c in plan.classes if c.weight_class.layered and c.weight_class.stack == stack]
+
+
+def _stays(rows: list[ClassPlan]) -> bool:
+    """Whether the student has this stack as the teacher has it."""
+    return all(c.unchanged for c in rows)
+
+
 class _Reached(Exception):
-    """A run of a stack has come to the layer that it was for, with these arguments."""
+    """A run has come to what it was for; of a stack that is a layer, with these arguments."""
 
 
 @dataclass
@@ -89,30 +98,36 @@ class _Layer:
     norms: list[str]
 
     def runs(self, rows: list[WeightClass]) -> Iterator[list[_Record]]:
-        """What goes through linear modules of the layer, batch by batch.
+        """What goes through linear modules of the layer, batch by batch: one that writes to the stream, or readers.
 
         The stream after a module is what the next norm is given, or where no norm follows what the layer returns.
+        Nothing that comes after it is computed.
         """
         records: dict[str, _Record] = {}
-        waiting: list[_Record] = []
+        names = [module_of(row, self.index) for row in rows]
+        writes = rows[0].axes[0] == "model"
 
         def linear(name: str) -> Callable:
             def hook(_: nn.Module, inputs: tuple, output: Tensor) -> None:
                 records[name] = _Record(inputs[0], output)
-                waiting.append(records[name])
+                if not writes and len(records) == len(names):
+                    raise _Reached
 
             return hook
 
-        def stream(states: Tensor) -> None:
-            while waiting:
-                waiting.pop().stream = states
+        def norm(_: nn.Module, inputs: tuple, output: Tensor) -> None:
+            if writes and records:
+                records[names[0]].stream = inputs[0]
+                raise _Reached
 
-        names = [module_of(row, self.index) for row in rows]
-        watched = dict.fromkeys(self.norms, lambda _, inputs, output: stream(inputs[0]))
-        with hooks(self.model, watched | {name: linear(name) for name in names}):
+        with hooks(self.model, dict.fromkeys(self.norms, norm) | {name: linear(name) for name in names}):
             for args, kwargs in self.calls:
-                output = self.module(*args, **kwargs)
-                stream(output if isinstance(output, Tensor) else output[0])
+                records.clear()
+                try:
+                    output = self.module(*args, **kwargs)
+                    records[names[0]].stream = output if isinstance(output, Tensor) else output[0]
+                except _Reached:
+                    pass
                 yield [records[name] for name in names]
 
 
@@ -137,7 +152,9 @@ class _Reconstruction:
     def stack(self, stack: str, rows: list[ClassPlan]) -> None:
         """Fits the layers of a stack, first to last."""
         if stack == "decoder":  # what it looks at, computed once
-            self.memories = [self._memories(model) for model in self.models]
+            theirs = self._memories(self.teacher)
+            mine = theirs if _stays(_layered(self.plan, "encoder")) else self._memories(self.student)
+            self.memories = theirs, mine
         linear = [c for c in rows if c.weight_class.role == "linear"]
         biases = {c.path for c in rows if c.weight_class.role == "bias"}
         for layer in range(len(linear[0].groups)):

@@ -84,7 +84,9 @@ def teacher_start(
         ValueError: an axis of the student is larger than the teacher's, where nothing can be chosen.
     """
     refuse_growth(plan)
-    statistics = text_statistics(plan, teacher, batches) if batches else weight_statistics(plan, teacher)
+    statistics = None  # where no axis shrinks, nothing is chosen by them
+    if any(any(c.changed_axes) for c in plan.classes):
+        statistics = text_statistics(plan, teacher, batches) if batches else weight_statistics(plan, teacher)
     builder = _Builder(plan, tensors_of(teacher), statistics, fixed_tensors(plan, teacher), layers, width)
     if builder.stream is not None and batches:
         builder.norms = norm_statistics(plan, teacher, batches, builder.stream.to(teacher.device))
@@ -167,7 +169,7 @@ def residual_projection(
 class _Builder:
     plan: WeightPlan
     tensors: dict[str, Tensor]
-    statistics: Statistics
+    statistics: Statistics | None
     constants: dict[str, Tensor]
     layers: str
     width: str

@@ -1,6 +1,7 @@
 """The reconstructed start: every fit against a naive one, on recorded activations of plain forward passes."""
 
 import functools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -229,3 +230,19 @@ def test_each_layer_is_fitted_to_the_answers_of_its_own_neurons():
     torch.testing.assert_close(
         after[module + ".weight"].weight[1].T.double(), torch.tensor(expected[:-1]), atol=5e-4, rtol=5e-3
     )
+
+
+def test_nothing_is_computed_that_no_fit_reads():
+    """Where only the decoder is cut a batch runs through the teacher's encoder once, and a fit ends at its module."""
+    teacher, calls = tiny_teacher("marian"), Counter()
+    for name in ("encoder.layers.0", "decoder.layers.0", "decoder.layers.3.encoder_attn", "decoder.layers.3.fc2"):
+        module = teacher.get_submodule(f"model.{name}")
+        module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    batches = batches_of(teacher, 3)
+    teacher_start(build_plan(teacher, StudentShape(decoder_layers=1)), teacher, batches)
+    assert calls == {
+        "encoder.layers.0": 3,  # what the decoder looks at; the student's encoder is the same
+        "decoder.layers.0": 3,  # on the way to the layer that is imitated
+        "decoder.layers.3.encoder_attn": 3 * 3,  # for its output, fc1 and fc2; queries, keys and values come before
+        "decoder.layers.3.fc2": 3,
+    }
