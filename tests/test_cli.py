@@ -1021,6 +1021,15 @@ def test_nothing_is_said_about_images(caplog):
     assert set(caplog.messages) == {"something else"}
 
 
+def test_a_warning_is_said_once(capsys):
+    with loading.quiet():
+        warnings.warn("settings are looked at twice", stacklevel=1)
+        warnings.warn("settings are looked at twice", stacklevel=1)
+        warnings.warn("another one", stacklevel=1)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"hf-weight-distill: warning: {text}" for text in ("settings are looked at twice", "another one")]
+
+
 def test_a_command_leaves_warnings_and_bars_as_they_were(folder):
     import datasets
     from transformers.utils import logging as transformers_logging

@@ -34,8 +34,12 @@ def quiet() -> Iterator[None]:
     import datasets
     from transformers.utils import logging as transformers_logging
 
+    shown: set[str] = set()  # settings are checked before the data are read, and again by the distiller
+
     def show(message: Any, *_: Any, **__: Any) -> None:
-        say(f"{PROGRAM}: warning: {message}")
+        if str(message) not in shown:
+            shown.add(str(message))
+            say(f"{PROGRAM}: warning: {message}")
 
     imports = logging.getLogger("transformers.utils.import_utils")
     bars = transformers_logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
