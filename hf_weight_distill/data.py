@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import csv
 import glob
+import gzip
 import hashlib
 import re
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain, islice
@@ -95,6 +97,14 @@ def _file_kind(path: Path) -> tuple[str, dict[str, Any]] | None:
     return FILE_KINDS.get(endings[-1]) if endings else None
 
 
+def _check_line_ends(path: Path) -> None:
+    """A carriage return inside a text is a line end to pandas: halves of two texts would become a pair."""
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if b"\r" in line.removesuffix(b"\n").removesuffix(b"\r"):
+                raise ValueError(f"line {number} has a carriage return inside: take them out by tr -d '\\r'")
+
+
 def _open_file(path: Path, split: str | None, streaming: bool) -> Dataset | IterableDataset:
     from datasets import Features, Value, load_dataset
     from datasets.exceptions import DatasetsError
@@ -111,13 +121,15 @@ def _open_file(path: Path, split: str | None, streaming: bool) -> Dataset | Iter
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ParserWarning)  # which only says that surplus fields were cut off
+            if options.get("quoting") == csv.QUOTE_NONE:
+                _check_line_ends(path)
             if builder == "csv":  # texts that look like numbers stay as they are
                 names = read_csv(path, nrows=0, **options).columns
                 options = options | {"features": Features({name: Value("string") for name in names})}
             file = glob.escape(str(path))  # a name with brackets is no pattern
             table = load_dataset(builder, data_files=file, split=part, streaming=streaming, **options)
             next(iter(table), None)  # a stream has read nothing yet
-    except (DatasetsError, ParserWarning, ValueError, OSError) as error:
+    except (DatasetsError, ParserWarning, ValueError, OSError, EOFError, zlib.error) as error:
         cause = error.__cause__ or error
         why = "its first row has too many fields" if isinstance(cause, ParserWarning) else str(cause).strip()
         slices = "" if part == "train" else ", and of it a slice such as 'train[:1000]', which no stream has"
@@ -185,6 +197,7 @@ def _open(data: Any, split: str | None, default: str | None, streaming: bool) ->
             f"found data of type {type(opened).__name__}; expected a Dataset, DatasetDict, IterableDataset, "
             "'built-in', a path or a Hub id: Dataset.from_dict and Dataset.from_list make one of columns and of rows"
         )
+    opened = opened.with_format(None)  # the user's, of whatever rows are asked for: numpy, pandas, some of the columns
     return opened.to_iterable_dataset() if streaming and isinstance(opened, Dataset) else opened
 
 
@@ -440,6 +453,7 @@ def tokenize_pairs(
     for name, length in (("max_source_length", max_source_length), ("max_target_length", max_target_length)):
         if length < 2:
             raise ValueError(f"found {name}={length}; expected at least 2: one token and the end of the sentence")
+    pairs = pairs.with_format(None)
     row = _first_row(pairs)
     missing = {"source", "target"} - set(row)
     if missing:

@@ -733,7 +733,7 @@ class WeightDistiller:
             raise ValueError(f"the folder {str(folder)!r} exists and is not empty: choose another, or delete it")
         student = self.student
         said = {name: value for name, value in card.items() if name != "model_name"}
-        card = {"model_name": folder.name} | self._told | card
+        card = {"model_name": folder.resolve().name} | self._told | card
 
         def write(target: Path) -> None:
             student.save_pretrained(target)

@@ -64,7 +64,10 @@ def _metric_info(description: str, url: str, citation: str) -> evaluate.MetricIn
 
 def _as_lists(references: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
     """One list of references per prediction, in the order of the predictions."""
-    return [[item] if isinstance(item, str) else list(item) for item in references]
+    lists = [[item] if isinstance(item, str) else list(item) for item in references]
+    if not all(lists):
+        raise ValueError(f"found no reference for sentence {lists.index([])}, expected at least one for each")
+    return lists
 
 
 def _streams(references: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
@@ -721,6 +724,7 @@ def compare(
             f"found {len(sources)} sources and {len(references)} references: "
             "expected the same number of both, and at least one"
         )
+    _as_lists(references)
     if "bleu" in metrics or "chrf" in metrics:
         _streams(references)
     models = ((teacher, tokenizer), (student, student_tokenizer or tokenizer))

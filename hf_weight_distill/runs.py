@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from .arguments import WeightDistillTrainingArguments, about_training
 from .record import RECORD_FILE, RUN_FILE, read_json, read_settings, write_settings
 
-_NOT_COMPARED = ("recipe", "train", "eval", "teacher_identity")
+# The recipe is in its settings; of data and teacher the record has the contents.
+_NOT_COMPARED = ("recipe", "train", "eval", "teacher", "teacher_revision", "teacher_identity")
 
 
 def check_folders(run: Path, phases: list[WeightDistillTrainingArguments], resume: bool) -> None:
@@ -84,9 +86,7 @@ def write_or_compare(run: Path, description: dict[str, Any]) -> None:
         write_settings(run / RUN_FILE, description)
         return
     found, now = _compared(read_settings(run / RUN_FILE)), _compared(description)
-    if now["teacher_revision"] is None:  # a folder or an adapter: the command line noted what it was given
-        now["teacher_revision"] = found.get("teacher_revision")
-    changed = [f"{k}: {found.get(k)!r} -> {v!r}" for k, v in now.items() if found.get(k) != v]
+    changed = list(_changes({name: found.get(name) for name in now}, now))
     if changed:
         raise ValueError(
             f"the run in {str(run)!r} was started with other settings ({'; '.join(changed)}): resume it with "
@@ -94,10 +94,19 @@ def write_or_compare(run: Path, description: dict[str, Any]) -> None:
         )
 
 
+def _changes(found: dict[str, Any], now: dict[str, Any], inside: str = "") -> Iterator[str]:
+    """Each setting that differs, by its name and those of what it stands in."""
+    for name in found | now:
+        before, after = found.get(name), now.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _changes(before, after, f"{inside}{name}.")
+        elif before != after:
+            yield f"{inside}{name}: {before!r} -> {after!r}"
+
+
 def _compared(description: dict[str, Any]) -> dict[str, Any]:
     """What has to be the same for a run to go on: when it logs and saves may change."""
     config = {name: value for name, value in description.get("config", {}).items() if name != "teacher_batch_size"}
     phases = {name: about_training(config[name]) for name in ("generator_args", "finetune_args") if config.get(name)}
-    # The recipe is in its settings; of data and teacher the record has the contents.
     found = {name: value for name, value in description.items() if name not in _NOT_COMPARED}
     return found | {"config": config | phases}

@@ -1,5 +1,6 @@
 """One trainer for both phases: a ``Seq2SeqTrainer`` with our objectives."""
 
+import copy
 import math
 import os
 from pathlib import Path
@@ -95,6 +96,14 @@ def check_objectives(
     return frozenset().union(*(objective.needs for objective, _ in objectives.values()))
 
 
+def _endless(dataset: Dataset | IterableDataset | None) -> Dataset | IterableDataset | None:
+    """A stream as one pass without an end.
+
+    Where a pass of a stream ends the base class leaves an update half accumulated, and it resumes in the first pass.
+    """
+    return dataset.repeat(None) if isinstance(dataset, IterableDataset) else dataset
+
+
 class WeightDistillTrainer(Seq2SeqTrainer):
     r"""Trains a :class:`WeightDistillModel` (phase 1) or a plain student (phase 2).
 
@@ -109,6 +118,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         args: training arguments; without a learning rate they get that of the model's width.
         objectives: ``{name: (objective, weight)}``.
         teacher: live teacher, or the cache of one that was made of ``train_dataset``; for objectives that need one.
+        train_dataset: features. A stream that comes to its end is read again, in the same order.
         kwargs: of ``Seq2SeqTrainer``.
 
     Raises:
@@ -127,6 +137,7 @@ class WeightDistillTrainer(Seq2SeqTrainer):
         args: WeightDistillTrainingArguments,
         objectives: dict[str, tuple[Objective, float]],
         teacher: PreTrainedModel | TeacherCache | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
         **kwargs: Any,
     ) -> None:
         needs = check_objectives(objectives, teacher is not None, isinstance(model, WeightDistillModel))
@@ -136,8 +147,9 @@ class WeightDistillTrainer(Seq2SeqTrainer):
             for objective, _ in objectives.values():
                 objective.check_plan(model.plan, model.source.name)
             if args.ddp_broadcast_buffers is None:  # the frozen teacher, which DDP would send at each forward
+                args = copy.copy(args)  # the caller may resume with his own
                 args.ddp_broadcast_buffers = False
-        super().__init__(model=model, args=args, **kwargs)
+        super().__init__(model=model, args=args, train_dataset=_endless(train_dataset), **kwargs)
         if self.args.accelerator_config.dispatch_batches is None:
             # else the first of several processes reads a stream, and joins batches that are not of one length
             self.accelerator.dataloader_config.dispatch_batches = False

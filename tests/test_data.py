@@ -289,6 +289,10 @@ def test_a_quotation_mark_that_is_never_closed_joins_no_rows_of_a_tsv(tmp_path):
         ("t.csv", "source,target\na,fährt\n".encode("latin-1"), "'utf-8' codec can't decode .* expected UTF-8"),
         ("t.jsonl", b'{"source": "a", "target"\n', "JSON parse error.* expected JSON in UTF-8"),
         ("t.jsonl.gz", b"no", "Not a gzipped file"),
+        ("t.jsonl.gz", gzip.compress(b'{"source": "a", "target": "b"}\n' * 9)[:-9], "ended before the end-of-stream"),
+        ("t.csv.gz", gzip.compress(b"source,target\na,b\n" * 9)[:-9], "ended before the end-of-stream"),
+        ("t.tsv", b"source\ttarget\r\na\tb\r\nOne.\rTwo.\tEins.\rZwei.\r\n", r"line 3 has a carriage return inside"),
+        ("t.tsv.gz", gzip.compress(b"source\ttarget\na\tb\rc\n"), r"line 2 has a carriage return .* tr -d '\\r'"),
         ("t.parquet", b"no", "expected a Parquet file"),
     ],
 )
@@ -302,6 +306,24 @@ def test_a_header_without_rows_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("source,target\n")
     with pytest.raises(ValueError, match="t.csv, which cannot be read .* expected UTF-8, a header and rows"):
         load_pairs(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("rows", ["numpy", "pandas", "arrow", "torch"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_format_of_a_table_is_the_users_own(rows, streaming, marian):
+    pairs = {"source": ["one", "two"], "target": ["eins", "zwei"]}
+    plain = [row | {} for row in tokenize_pairs(load_pairs(Dataset.from_dict(pairs)), marian)]
+    table = Dataset.from_dict(pairs).with_format(rows)
+    assert list(tokenize_pairs(load_pairs(table, streaming=streaming), marian)) == plain
+    assert list(tokenize_pairs(table, marian)) == plain
+    assert table.format["type"] == rows
+    table = Dataset.from_list([{"translation": {"en": "one", "de": "eins"}}]).with_format(rows)
+    assert columns(load_pairs(table, source_lang="en")) == {"source": ["one"], "target": ["eins"]}
+
+
+def test_columns_that_a_format_hides_are_there():
+    table = Dataset.from_dict({"source": ["one"], "target": ["eins"]}).with_format(None, columns=["source"])
+    assert columns(load_pairs(table)) == {"source": ["one"], "target": ["eins"]}
 
 
 # ---- features

@@ -352,7 +352,7 @@ def test_arguments_of_the_users_own_are_in_what_repeats_the_run(marian, tmp_path
     second = again.distill(PAIRS, output_dir=tmp_path / "b")
     assert all(torch.equal(t, tensors_of(second)[n]) for n, t in tensors_of(distiller.student).items())
     other = arguments(tmp_path / "finetune", **options | {"max_steps": 3})
-    with pytest.raises(ValueError, match="other settings .*'max_steps': 2"):
+    with pytest.raises(ValueError, match=r"other settings \(config.finetune_args.max_steps: 2 -> 3\)"):
         load(marian).distill(PAIRS, output_dir=tmp_path / "a", finetune_args=other, resume_from_checkpoint=True)
 
 
@@ -559,6 +559,30 @@ def test_resume_with_other_data_is_refused(marian, tmp_path):
         load(marian, config=config).distill(other, output_dir=tmp_path / "run", resume_from_checkpoint=True)
 
 
+def test_a_run_goes_on_with_its_teacher_whatever_the_path(marian, tmp_path, monkeypatch):
+    config = replace(CONFIG, pseudo_labels="none")
+    load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
+    monkeypatch.chdir(marian.parent)
+    load(marian.name, config=config).distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True)
+
+
+def test_an_interrupted_run_goes_on_with_the_same_arguments(marian, tmp_path, monkeypatch):
+    def interrupted(self, *args, **kwargs):
+        if self.state.global_step == 1:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    args = arguments(tmp_path / "mine", max_steps=2, learning_rate=1e-3, save_strategy="steps", save_steps=1)
+    distiller, real, options = load(marian), module.WeightDistillTrainer.training_step, {"generator_args": args}
+    before = args.to_dict()
+    monkeypatch.setattr(module.WeightDistillTrainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        distiller.distill(PAIRS, output_dir=tmp_path / "run", **options)
+    assert args.to_dict() == before
+    monkeypatch.setattr(module.WeightDistillTrainer, "training_step", real)
+    distiller.distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True, **options)
+
+
 def test_resume_with_another_teacher_of_the_same_name_is_refused(marian, tmp_path):
     config = replace(CONFIG, pseudo_labels="none")
     load(marian, config=config).distill(PAIRS, output_dir=tmp_path / "run")
@@ -700,7 +724,7 @@ def test_resume_with_other_batches_is_refused(marian, tmp_path):
 def test_resume_with_other_settings_is_refused(marian, tmp_path):
     load(marian).distill(PAIRS, output_dir=tmp_path / "run")
     other = load(marian, config=replace(CONFIG, label_smoothing=0.3))
-    with pytest.raises(ValueError, match="was started with other settings .*label_smoothing.*weight_distill.yaml"):
+    with pytest.raises(ValueError, match=r"other settings \(config.label_smoothing: 0.1 -> 0.3\).*weight_distill.yaml"):
         other.distill(PAIRS, output_dir=tmp_path / "run", resume_from_checkpoint=True)
 
 

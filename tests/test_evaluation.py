@@ -143,6 +143,9 @@ def test_wrong_arguments_are_named():
         compute_scores([], [])
     with pytest.raises(ValueError, match=r"found \[1, 2\] references per sentence"):
         compute_scores(["a", "b"], [["a"], ["a", "b"]])
+    for metric in METRICS:
+        with pytest.raises(ValueError, match="found no reference for sentence 1, expected at least one for each"):
+            compute_scores(["a", "b"], [["a"], []], (metric,))
 
 
 def test_a_tokenizer_whose_package_is_missing_is_named(monkeypatch):

@@ -520,6 +520,30 @@ def test_a_student_beyond_one_file_is_refused(marian, tmp_path, monkeypatch):
     assert left_behind(tmp_path) == []
 
 
+def test_a_folder_of_the_working_directory_has_its_name(marian, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    export_student(marian[0], marian[1], ".", to="ctranslate2", sentences=ENGLISH)
+    assert Path("README.md").read_text(encoding="utf-8").startswith("# out\n")
+    assert readme_prints(tmp_path / "out", monkeypatch) == greedy(*marian[:2], ENGLISH[0], max_length=128) != ""
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_largest_file_holds_a_tied_head_twice(tied, tmp_path):
+    """Of what is written on the way to int8."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from hf_weight_distill.export import onnx as module
+
+    tokenizer = tiny_marian_tokenizer(tmp_path / "tokenizer")
+    student = tiny_marian_model(tokenizer, vocab_size=60_000, tie_word_embeddings=tied)
+    student.save_pretrained(tmp_path / "student")
+    with module._quiet():
+        module._convert(tmp_path / "student", tmp_path)
+        quant_pre_process(str(tmp_path / module.DECODER), str(tmp_path / "folded"), skip_symbolic_shape=True)
+    assert (tmp_path / "folded").stat().st_size == pytest.approx(module._largest_file(student), rel=0.05)
+
+
 # --- the command line and the documentation --------------------------------------------------------------------------
 
 

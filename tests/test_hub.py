@@ -318,6 +318,15 @@ def test_a_teacher_without_a_card_or_out_of_reach_costs_nothing(hub, tmp_path):
     assert inherited_fields("someone/bare") == {}
 
 
+def test_a_student_in_the_working_directory_has_its_name(hub, distiller, tmp_path, monkeypatch):
+    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path / "small")
+    distiller.save_pretrained(".")
+    assert ModelCard.load("README.md").text.lstrip().startswith("# small\n")
+    assert main(["push", ".", "me/small"]) == 0
+    assert b"\n# me/small\n" in hub.branches["me/small"]["main"]["README.md"]
+
+
 # --- the documentation -----------------------------------------------------------------------------------------------
 
 

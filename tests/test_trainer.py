@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import skip_first_batches
 from accelerate.data_loader import prepare_data_loader
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from ddp_worker import train
 from models import random_batch, tiny_teacher
 from training import arguments, random_features
@@ -21,6 +21,7 @@ from hf_weight_distill.arguments import refuse_in_phase_1
 from hf_weight_distill.data import PlainCollator
 from hf_weight_distill.model import WeightDistillModel
 from hf_weight_distill.objectives import OBJECTIVES, Objective, build_objectives
+from hf_weight_distill.plan import tensors_of
 from hf_weight_distill.runs import last_checkpoint
 from hf_weight_distill.starts import teacher_start
 from hf_weight_distill.trainer import WeightDistillTrainer, passes, token_batches
@@ -267,6 +268,33 @@ def test_resume_is_bit_exact(phase, tokens, tmp_path):
     whole = run("a")
     resumed = run("b", resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
+
+
+def trained_on(stream, folder, resume=None, **options):
+    torch.manual_seed(1)
+    teacher, model = build("finetune", dropout=0.0)
+    args = arguments(folder, per_device_train_batch_size=4, gradient_accumulation_steps=2, logging_steps=1, **options)
+    trainer = trainer_of(model, teacher, args, train_dataset=stream)
+    trainer.train(resume_from_checkpoint=resume)
+    return tensors_of(model), trainer
+
+
+def test_an_update_goes_on_where_a_stream_begins_again(tmp_path):
+    """As on a stream that is long enough: 12 rows are three batches, and an update has two."""
+    rows = random_features(12)
+    short, trainer = trained_on(rows.to_iterable_dataset(), tmp_path / "short", max_steps=4)
+    whole, _ = trained_on(concatenate_datasets([rows] * 3).to_iterable_dataset(), tmp_path / "long", max_steps=4)
+    assert all(torch.equal(short[name], whole[name]) for name in whole)
+    for row in trainer.state.log_history[:4]:
+        assert row["loss"] == pytest.approx(row["cross_entropy"], abs=1e-3)
+    few, _ = trained_on(random_features(3).to_iterable_dataset(), tmp_path / "few", max_steps=1)  # less than an update
+
+
+def test_a_stream_is_resumed_in_its_second_pass(tmp_path):
+    stream, options = random_features(12).to_iterable_dataset(), {"max_steps": 5, "save_strategy": "steps"}
+    whole, _ = trained_on(stream, tmp_path / "a", save_steps=3, **options)
+    resumed, _ = trained_on(stream, tmp_path / "b", str(tmp_path / "a" / "checkpoint-3"), **options)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_the_longer_side_of_a_pair_fills_a_batch(tmp_path):

@@ -93,7 +93,7 @@ def export_student(
         with Stage(f"export to {to}", 3, "models", enabled=progress) as stage:
             report = trial.run(quantization, stage)
         written = Path(draft) / quantization
-        (written / README_FILE).write_text(trial.readme(folder.name, report), encoding="utf-8")
+        (written / README_FILE).write_text(trial.readme(folder.resolve().name, report), encoding="utf-8")
         (written / REPORT_FILE).write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         place_draft(written, folder)
     return report

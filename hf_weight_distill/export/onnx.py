@@ -52,11 +52,11 @@ class Onnx(Format):
         return {"onnxruntime": onnxruntime.__version__}
 
     def check(self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        size = sum(p.numel() * 4 for p in student.parameters())
+        size = _largest_file(student)
         if size > LARGEST:
             raise ValueError(
-                f"the student has {size / 1024**3:.1f} GiB of float32 weights, and one ONNX file holds less than 2: "
-                "use the ctranslate2 format"
+                f"the student's larger stack has {size / 1024**3:.1f} GiB of float32 weights with its head, and one "
+                "ONNX file holds less than 2: use the ctranslate2 format"
             )
 
     def convert(self, draft: Path, quantization: str) -> None:
@@ -286,6 +286,13 @@ def _trace(
         external_data=False,
         verbose=False,
     )
+
+
+def _largest_file(student: PreTrainedModel) -> int:
+    """Bytes of weights: folding before int8 puts a tied head beside the decoder's embeddings, transposed."""
+    encoder, decoder, head = student.get_encoder(), student.get_decoder(), student.get_output_embeddings()
+    sizes = [sum(p.numel() for p in stack.parameters()) for stack in (encoder, decoder)]
+    return 4 * max(sizes[0], sizes[1] + head.weight.numel())
 
 
 def _quantize(source: Path, target: Path) -> None:
