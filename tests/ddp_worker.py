@@ -15,6 +15,15 @@ from hf_weight_distill.starts import teacher_start
 from hf_weight_distill.trainer import WeightDistillTrainer
 
 
+def features(phase, whole):
+    """Each of two processes reads a shard, if there are two: of the whole, in batches of 8, that is another order."""
+    rows = random_features(16)
+    if phase == "shards":
+        order = [*range(4), *range(8, 12), *range(4, 8), *range(12, 16)]
+        return rows.select(order).to_iterable_dataset() if whole else rows.to_iterable_dataset(num_shards=2)
+    return rows.to_iterable_dataset() if phase == "stream" else rows
+
+
 def train(phase, folder, **options):
     """Returns the trained student's weights."""
     torch.manual_seed(0)
@@ -26,16 +35,15 @@ def train(phase, folder, **options):
     plan = build_plan(teacher, StudentShape(decoder_layers=1))
     source, extra = ("mpo", {"tensor_constraint": 1.0}) if phase == "opdf" else ("generator", {})
     model = WeightDistillModel(plan, teacher, teacher_start(plan, teacher, layers="last"), source)
-    if phase in ("finetune", "stream"):
+    if phase not in ("generator", "opdf"):
         model = model.materialize()
-    features = random_features(16)
     args = arguments(folder, optim="sgd", max_steps=2, learning_rate=0.5, max_grad_norm=0.0, **options)
     trainer = WeightDistillTrainer(
         model,
         args=args,
         objectives=build_objectives({"cross_entropy": 1.0, "kl": 0.5, **extra}, label_smoothing=0.1),
         teacher=teacher,
-        train_dataset=features.to_iterable_dataset() if phase == "stream" else features,
+        train_dataset=features(phase, whole=options["per_device_train_batch_size"] == 8),
         data_collator=PlainCollator(39),
     )
     trainer.train()

@@ -63,7 +63,7 @@ def test_one_times_eight_and_two_times_four_are_one_gradient(phase, tmp_path):
         )
 
 
-@pytest.mark.parametrize("phase", ["generator", "finetune", "opdf", "stream"])
+@pytest.mark.parametrize("phase", ["generator", "finetune", "opdf", "stream", "shards"])
 def test_two_processes_are_one(phase, tmp_path):
     target = tmp_path / "weights.pt"
     with socket.socket() as free:
