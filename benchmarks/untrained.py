@@ -1,9 +1,10 @@
-"""Validation loss and BLEU of students before any training: what a start is worth by itself.
+"""Validation loss and BLEU of students before any training, and CPU seconds: what a start is worth, and what it costs.
 
 python benchmarks/untrained.py --teacher TEACHER --data DATA --students 4+1 2+1
 """
 
 import argparse
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,10 +54,12 @@ def main() -> None:
         for name, changes in STARTS.items():
             settings = {"student": STUDENTS[student], "config": replace(config, **changes)}
             made = WeightDistiller(distiller.teacher, distiller.tokenizer, **settings)
+            started = time.process_time()
             made.calibrate(train)
+            seconds = time.process_time() - started
             found = translate(made.student, distiller.tokenizer, pairs["validation"]["source"], batch_size=64)
             bleu = compute_scores(found, list(pairs["validation"]["target"]))["bleu"]
-            print(f"{student}, {name}: {loss(made.student, batches):.2f}, BLEU {bleu:.1f}", flush=True)
+            print(f"{student}, {name}: {loss(made.student, batches):.2f}, BLEU {bleu:.1f}; {seconds:.1f} s", flush=True)
 
 
 if __name__ == "__main__":
