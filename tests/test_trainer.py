@@ -287,7 +287,8 @@ def test_an_update_goes_on_where_a_stream_begins_again(tmp_path):
     assert all(torch.equal(short[name], whole[name]) for name in whole)
     for row in trainer.state.log_history[:4]:
         assert row["loss"] == pytest.approx(row["cross_entropy"], abs=1e-3)
-    few, _ = trained_on(random_features(3).to_iterable_dataset(), tmp_path / "few", max_steps=1)  # less than an update
+    _, trainer = trained_on(random_features(3).to_iterable_dataset(), tmp_path / "few", max_steps=1)
+    assert trainer.state.global_step == 1  # of more than the stream has
 
 
 def test_a_stream_is_resumed_in_its_second_pass(tmp_path):
