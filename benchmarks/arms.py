@@ -24,6 +24,8 @@ STUDENTS: dict[str, StudentShape] = {
     "4+1-quarter": StudentShape(decoder_layers=1, d_model=64, ffn_dim=128, attention_heads=1),
     "6+1": StudentShape(encoder_layers=6, decoder_layers=1),
     "3+1": StudentShape(encoder_layers=3, decoder_layers=1),
+    "6+1-anew": StudentShape(encoder_layers=6, decoder_layers=1),  # the deeper teacher grown once more
+    "3+1-anew": StudentShape(encoder_layers=3, decoder_layers=1),
     "2+2-double": StudentShape(encoder_layers=2, decoder_layers=2, d_model=512, ffn_dim=1024, attention_heads=8),
     "2+1-double": StudentShape(encoder_layers=2, decoder_layers=1, d_model=512, ffn_dim=1024, attention_heads=8),
     "same": StudentShape(),

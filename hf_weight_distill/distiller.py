@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -235,9 +236,7 @@ class WeightDistiller:
     def _calibration_batches(self, features: Dataset | IterableDataset) -> list[Batch]:
         """The first ``calibration_sentences`` sentences."""
         count = self.config.calibration_sentences
-        rows = [
-            {name: row[name] for name in FEATURES if name in row} for row in (features.take(count) if count else ())
-        ]
+        rows = [{name: row[name] for name in FEATURES if name in row} for row in islice(features, count)]
         rows.sort(key=lambda row: len(row["input_ids"]))
         collate = self.collator
         return [collate(rows[i : i + CALIBRATION_BATCH]) for i in range(0, len(rows), CALIBRATION_BATCH)]
