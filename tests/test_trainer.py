@@ -160,8 +160,7 @@ class CrossAttention(Objective):
 def test_an_objective_of_attentions_is_given_them(phase, family, tmp_path, monkeypatch):
     monkeypatch.setitem(OBJECTIVES, CrossAttention.name, CrossAttention)
     teacher, model = build(phase, family, dropout=0.0)
-    if family == "marian":  # T5 has it in the later releases alone
-        assert teacher.config._attn_implementation == "sdpa", "which hands none out"
+    assert teacher.config._attn_implementation == "sdpa", "which hands none out"
     student = copy.deepcopy(model.materialize() if phase == "generator" else model).eval()
     args = arguments(tmp_path, max_steps=1, per_device_train_batch_size=4)
     objectives = {"cross_entropy": 1.0, "cross_attention": 1.0}
