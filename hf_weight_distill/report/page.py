@@ -1,7 +1,7 @@
 """The page about a run: one HTML file that needs nothing beside it, no network and no script."""
 
 import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def render(run: Run) -> str:
         overview=_overview(run, sections["texts"].get("warnings", [])),
         settings=settings_text(run.settings),
         languages={side: run.settings.get(f"{side}_lang") for side in ("source", "target")},
-        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         **sections,
     )
