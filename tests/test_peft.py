@@ -380,7 +380,7 @@ def test_the_numbers_in_the_documentation():
 
 def test_adapters_learn_with_all_that_phase_2_has(base, tmp_path):
     """Activation checkpointing, a live teacher, generation while training."""
-    args = {"max_steps": 20, "logging_steps": 1, "activation_checkpointing": True}
+    args = {"max_steps": 30, "logging_steps": 1, "activation_checkpointing": True}
     evaluation = {"eval_strategy": "steps", "eval_steps": 20, "predict_with_generate": True}
     config = replace(
         CONFIG,
@@ -393,7 +393,7 @@ def test_adapters_learn_with_all_that_phase_2_has(base, tmp_path):
     distiller.distill(PAIRS, PAIRS, output_dir=tmp_path / "run", compute_metrics=lambda p: seen.append(p) or {"n": 1})
     log = distiller.history["finetune"]
     losses = [entry["cross_entropy"] for entry in log if "cross_entropy" in entry]
-    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])  # dropout makes single ones uneven
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])  # dropout makes single ones uneven
     assert any("kl" in entry for entry in log) and any("eval_loss" in entry for entry in log)
     assert seen[0].predictions.shape[0] == 5
 
